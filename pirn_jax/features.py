@@ -1,0 +1,136 @@
+"""Frozen patch features of parts: computed once, kept in a content-addressed cache on disk."""
+
+import functools
+import hashlib
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+import PIL.Image
+
+from pirn_jax.data import sample
+from pirn_jax.data.images import InputError
+from pirn_jax.data.sample import Record, Sample
+from pirn_jax.encoders import vit
+from pirn_jax.encoders.pretrained import Encoder
+from pirn_jax.geometry import normals
+from pirn_jax.stopwatch import Stopwatch
+
+BATCH = 8
+"""Parts encoded at a time, each with both modalities; short batches are filled up, so that one program serves all."""
+
+_RECIPE = "1"
+"""Changes whenever the same files and settings would give other features; part of every cache key."""
+
+
+def cache_directory() -> pathlib.Path:
+    """Where caches lie: `$PIRN_CACHE`, or `~/.cache/pirn_jax`."""
+    return pathlib.Path(os.environ.get("PIRN_CACHE") or pathlib.Path.home() / ".cache" / "pirn_jax")
+
+
+def square(image: np.ndarray) -> np.ndarray:
+    """Pads (h, w, ...) with zeros to a square, the image in the middle (top and left get the smaller half)."""
+    side = max(image.shape[:2])
+    missing = [side - image.shape[0], side - image.shape[1]]
+    padding = [(m // 2, m - m // 2) for m in missing] + [(0, 0)] * (image.ndim - 2)
+    return np.pad(image, padding)
+
+
+def surface_normals(part: Sample) -> np.ndarray:
+    """Normals of a part at full resolution, (h, w, 3) float32 in the camera frame, zero where unknown."""
+    return np.asarray(normals.estimate(part.xyz))
+
+
+def network_input(part: Sample, size: int) -> np.ndarray:
+    """What the encoder sees of a part: RGB and surface normals as square images, (2, size, size, 3) uint8.
+
+    Normals are computed at full resolution and resized without mixing in invalid pixels; RGB is resized bicubically.
+    """
+    rgb = PIL.Image.fromarray(square(part.rgb)).resize((size, size), PIL.Image.Resampling.BICUBIC)
+    field = normals.resize(square(surface_normals(part)), (size, size))
+    return np.stack([np.asarray(rgb), normals.to_image(field)])
+
+
+@functools.lru_cache(maxsize=2)
+def _program(config: vit.ViTConfig, blocks: tuple[int, ...]) -> Callable:
+    model = vit.ViT(config, blocks)
+
+    def encode(params, inputs):
+        """(batch, 2, size, size, 3) uint8 -> (batch, 2, n, c) float32, both modalities in one batch of images."""
+        images = vit.normalise(inputs.reshape(-1, *inputs.shape[2:]))
+        tokens: jax.Array = jax.vmap(lambda image: model.apply(params, image))(images)  # pyright: ignore
+        return tokens.reshape(*inputs.shape[:2], *tokens.shape[1:])
+
+    return jax.jit(encode)
+
+
+def identify(records: Sequence[Record], encoder: Encoder, size: int) -> list[str]:
+    """Names of the features of parts: SHA-256 of the files' bytes and of everything that makes features of them.
+
+    Raises:
+      InputError: naming the file, if one cannot be read.
+    """
+    recipe = hashlib.sha256(f"{_RECIPE} {encoder.digest} {size} {normals.RADIUS}".encode()).digest()
+    return [hashlib.sha256(recipe + _digest(record.rgb) + _digest(record.xyz)).hexdigest() for record in records]
+
+
+def extract(
+    records: Sequence[Record],
+    names: Sequence[str],
+    encoder: Encoder,
+    size: int,
+    cache: pathlib.Path,
+    watch: Stopwatch,
+    progress: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """Features of parts, read from the cache where they are there already.
+
+    Args:
+      records: the parts.
+      names: their features' names, see `identify`.
+      encoder: frozen encoder.
+      size: side of the encoder's input in pixels, a multiple of its patch.
+      cache: directory of the cache; it may be deleted at any time and shared by processes.
+      watch: counts `normals_s`, reading included, and `features_s`.
+      progress: told how many more parts are done.
+
+    Returns:
+      (parts, 2, n, c) float32 with modalities RGB and surface normals.
+
+    Raises:
+      InputError: naming the file, if a part cannot be read.
+    """
+    paths = [cache / "features" / name[:2] / f"{name}.npy" for name in names]
+    missing = [(record, path) for record, path in zip(records, paths, strict=True) if not path.exists()]
+    progress(len(records) - len(missing))
+    for start in range(0, len(missing), BATCH):
+        batch = missing[start : start + BATCH]
+        inputs = np.zeros((BATCH, 2, size, size, 3), np.uint8)
+        with watch.stage("normals_s"):
+            for i, (record, _) in enumerate(batch):
+                inputs[i] = network_input(sample.load(record), size)
+        with watch.stage("features_s"):
+            encoded = np.asarray(_program(encoder.config, encoder.blocks)(encoder.params, inputs))
+            for (_, path), features in zip(batch, encoded, strict=False):
+                _save(path, features)
+        progress(len(batch))
+    with watch.stage("features_s"):
+        return np.stack([np.load(path) for path in paths])
+
+
+def _digest(path: pathlib.Path) -> bytes:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
+
+
+def _save(path: pathlib.Path, features: np.ndarray) -> None:
+    """Writes under a temporary name and renames, so that a reader sees a whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        np.save(file, features)
+    os.replace(file.name, path)

@@ -1,0 +1,1 @@
+"""From scans to surface normals."""
