@@ -1,0 +1,169 @@
+"""The cascaded prototype-aware decoder and PIRN as a method (Sec. 3.1, Algorithm 1).
+
+The leading axis of size two is the modality: 0 is RGB, 1 is surface normals. Both have weights of their own.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pirn_jax import losses
+from pirn_jax.method import Method, Params
+from pirn_jax.pirn import communication, prototypes, transport
+
+ASSIGNMENTS = ("transport", "softmax")
+STARTS = ("random", "patches")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Hyperparameters of PIRN; "our choice" marks what the paper leaves open.
+
+    Attributes:
+      num_prototypes: prototypes K of each modality (paper: 10).
+      num_layers: decoder layers L (paper: 2 for few-shot, 8 for all-shot).
+      epsilon: entropy of the transport plan, in units of the cosine distance (our choice).
+      sinkhorn_iterations: iterations of each solve (our choice).
+      assignment: "transport", or "softmax", the ablation of BPA.
+      plan_scale: "rows", or "literal", Eq. 2 as printed; see `transport.reconstruct`.
+      apr: whether prototypes are refined on each part; off is the ablation of APR.
+      mnc: whether modalities communicate; off is the ablation of MNC.
+      injection: "query_only", or "paper", Eq. 5 as printed; see `communication.Injection`.
+      neighbours: k of the cross-modal nearest neighbours (our choice).
+      heads: heads of the graph attention (our choice).
+      prototype_start: "random", unit-variance normal at the scale of the features as in INP-Former, or "patches",
+        patches drawn from the good parts.
+    """
+
+    num_prototypes: int = 10
+    num_layers: int = 2
+    epsilon: float = 0.05
+    sinkhorn_iterations: int = 20
+    assignment: str = "transport"
+    plan_scale: str = "rows"
+    apr: bool = True
+    mnc: bool = True
+    injection: str = "query_only"
+    neighbours: int = 3
+    heads: int = 4
+    prototype_start: str = "random"
+
+    def __post_init__(self):
+        for name, choices in (
+            ("assignment", ASSIGNMENTS),
+            ("plan_scale", transport.PLAN_SCALES),
+            ("injection", communication.INJECTIONS),
+            ("prototype_start", STARTS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        for name in ("num_prototypes", "num_layers", "epsilon", "sinkhorn_iterations", "neighbours", "heads"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.neighbours > self.num_prototypes:
+            raise ValueError(f"neighbours={self.neighbours} exceeds num_prototypes={self.num_prototypes}")
+
+
+def _per_modality(module: type[nn.Module]) -> type[nn.Module]:
+    """The module with separate weights for each modality, mapped over the leading axis of all its inputs."""
+    return nn.vmap(module, variable_axes={"params": 0}, split_rngs={"params": True})
+
+
+class DecoderLayer(nn.Module):
+    """One prototype-aware layer: APR, BPA, MNC and fusion (Algorithm 1, lines 7-21).
+
+    Attributes:
+      config: hyperparameters.
+    """
+
+    config: Config
+
+    @nn.compact
+    def __call__(
+        self, z: Float[Array, "2 n c"], p: Float[Array, "2 k c"]
+    ) -> tuple[Float[Array, "2 n c"], Float[Array, "2 k c"]]:
+        """Returns rebuilt patches and the refined prototypes, which the next layer starts from."""
+        config = self.config
+        if config.apr:
+            refine = _per_modality(prototypes.Refinement)(config.epsilon, config.sinkhorn_iterations, name="refine")
+            p = refine(z, p)
+        z_bpa = jax.vmap(self._assign)(z, p)
+        if not config.mnc:
+            return z_bpa, p
+        aligned = communication.Alignment(config.neighbours, config.heads, name="align")(p)
+        z_mnc = _per_modality(communication.Injection)(config.injection, name="inject")(z, z_bpa, aligned[::-1])
+        return z_bpa + z_mnc, p
+
+    def _assign(self, z: Float[Array, "n c"], p: Float[Array, "k c"]) -> Float[Array, "n c"]:
+        config = self.config
+        cost = transport.cosine_cost(z, p)
+        if config.assignment == "softmax":
+            plan = transport.softmax_plan(cost, config.epsilon)
+        else:
+            plan = transport.transport_plan(cost, config.epsilon, config.sinkhorn_iterations)
+        return transport.reconstruct(plan, p, config.plan_scale)
+
+
+class Decoder(nn.Module):
+    """L prototype-aware layers in cascade around one set of prototypes for each modality.
+
+    Algorithm 1 draws the prototypes once, before its loop, and updates them in each layer: the refined prototypes of
+    one layer are the prototypes of the next.
+
+    Attributes:
+      config: hyperparameters.
+    """
+
+    config: Config
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "2 n c"]) -> Float[Array, "2 n c"]:
+        """Rebuilds the patches of one part, `Z_rec` of the last layer, from features of unit root mean square."""
+        shape = (2, self.config.num_prototypes, z.shape[-1])
+        p = self.param("prototypes", nn.initializers.normal(1.0), shape)
+        for layer in range(self.config.num_layers):
+            z, p = DecoderLayer(self.config, name=f"layer_{layer}")(z, p)
+        return z
+
+
+def _patches_as_prototypes(key: Array, features: Float[Array, "shots 2 n c"], count: int) -> Float[Array, "2 k c"]:
+    patches = features.swapaxes(0, 1).reshape(2, -1, features.shape[-1])
+    chosen = jax.random.choice(key, patches.shape[1], (count,), replace=patches.shape[1] < count)
+    return patches[:, chosen]
+
+
+def pirn(config: Config) -> Method:
+    """PIRN as a method.
+
+    Parameters are `{"scale": (2,), "decoder": ...}`; `scale` is the root mean square of each modality's features over
+    the good parts, a statistic that no gradient reaches. Dividing by it leaves the cosine distances of Algorithm 1
+    as they are and brings the features to the range of the gates.
+    """
+    decoder = Decoder(config)
+
+    def rebuild(params: Params, features: Float[Array, "2 n c"]) -> Float[Array, "2 n c"]:
+        scale = jax.lax.stop_gradient(params["scale"])[:, None, None]
+        return decoder.apply({"params": params["decoder"]}, features / scale)  # pyright: ignore
+
+    def init(key, features):
+        init_key, patch_key = jax.random.split(key)
+        scale = jnp.sqrt(jnp.mean(features**2, axis=(0, 2, 3)))
+        scaled = features / scale[:, None, None]
+        weights = decoder.init(init_key, scaled[0])["params"]
+        if config.prototype_start == "patches":
+            weights["prototypes"] = _patches_as_prototypes(patch_key, scaled, config.num_prototypes)
+        return {"scale": scale, "decoder": weights}
+
+    def loss(params, batch):
+        rebuilt = jax.vmap(lambda features: rebuild(params, features))(batch)
+        rgb = losses.soft_mining(batch[:, 0], rebuilt[:, 0])
+        normals = losses.soft_mining(batch[:, 1], rebuilt[:, 1])
+        return (rgb + normals) / 2, {"loss_rgb": rgb, "loss_normals": normals}
+
+    def score(params, features):
+        return losses.cosine_distance(features, rebuild(params, features))
+
+    return Method(init, loss, score)

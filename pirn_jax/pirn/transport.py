@@ -1,0 +1,109 @@
+"""Balanced Prototype Assignment: optimal transport from patches to prototypes (Eqs. 1-3 of the paper).
+
+`n` patches, `k` prototypes, `c` channels; everything is for one sample and one modality.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from ott.geometry import geometry
+from ott.problems.linear import linear_problem
+from ott.solvers.linear import sinkhorn
+
+PLAN_SCALES = ("rows", "literal")
+
+
+def unit(x: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
+    """Scales every row to length one; a zero row stays zero, and its gradient stays finite."""
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
+
+
+def cosine_cost(z: Float[Array, "n c"], p: Float[Array, "k c"]) -> Float[Array, "n k"]:
+    """Cosine distance between patches and prototypes, `C_nk = 1 - cos(z_n, p_k)`, in [0, 2]."""
+    return 1.0 - unit(z) @ unit(p).T
+
+
+def _sinkhorn(cost: Float[Array, "n k"], epsilon: float, iterations: int) -> Float[Array, "n k"]:
+    # All iterations in one block: ott-jax runs `max_iterations // inner_iterations` blocks, so the default block of
+    # ten would turn five iterations into none. The last update is of the rows, so row sums are exact.
+    solver = sinkhorn.Sinkhorn(
+        lse_mode=True,
+        threshold=1e-9,
+        inner_iterations=iterations,
+        min_iterations=iterations,
+        max_iterations=iterations,
+    )
+    problem = linear_problem.LinearProblem(geometry.Geometry(cost_matrix=cost, epsilon=epsilon))
+    return solver(problem).matrix
+
+
+def transport_plan(cost: Float[Array, "n k"], epsilon: float, iterations: int) -> Float[Array, "n k"]:
+    """Entropic balanced transport plan between patches and prototypes, by ott-jax (Eq. 1).
+
+    `argmin_T <T, C> - epsilon H(T)` with row sums 1/n and column sums 1/k. Rows are exact after any number of
+    iterations, columns converge.
+
+    The gradient is that of the plan itself, by the implicit function theorem. A plan `exp((f + g - C) / epsilon)` is
+    the exact solution for its own marginals; holding these fixed, a change of the cost moves the plan by
+    `dT = T * (df + dg - dC) / epsilon`, where `df, dg` keep both marginals. Eliminating the n row unknowns leaves
+    one k-by-k system, so the backward pass costs O(n k^2) and stores the plan alone, whatever the iterations. (The
+    solver's own implicit gradient is singular for a balanced problem, and unrolling it is several times slower.)
+
+    Args:
+      cost: distances in [0, 2].
+      epsilon: strength of the entropy, in units of the cost.
+      iterations: Sinkhorn iterations, at least 1.
+    """
+    return _plan(cost, epsilon, iterations)  # pyright: ignore
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _plan(cost, epsilon, iterations):
+    return _sinkhorn(cost, epsilon, iterations)
+
+
+def _plan_forward(cost, epsilon, iterations):
+    plan = _sinkhorn(cost, epsilon, iterations)
+    return plan, plan
+
+
+def _plan_backward(epsilon, iterations, plan, cotangent):
+    del iterations
+    rows, columns = plan.sum(1), plan.sum(0)
+    moved = plan * cotangent
+    # Row equation: rows * alpha + plan @ beta = moved.sum(1); column equation: plan.T @ alpha + columns * beta =
+    # moved.sum(0). Constants can be shifted between alpha and beta, so the outer product pins the free direction.
+    share = plan / rows[:, None]
+    schur = jnp.diag(columns) - share.T @ plan + jnp.outer(columns, columns) / columns.sum()
+    beta = jnp.linalg.solve(schur, moved.sum(0) - share.T @ moved.sum(1))
+    alpha = (moved.sum(1) - plan @ beta) / rows
+    return (-(moved - plan * (alpha[:, None] + beta)) / epsilon,)
+
+
+_plan.defvjp(_plan_forward, _plan_backward)
+
+
+def softmax_plan(cost: Float[Array, "n k"], epsilon: float) -> Float[Array, "n k"]:
+    """The unbalanced assignment that the paper ablates: a softmax per patch, row sums 1/n, columns free."""
+    return jax.nn.softmax(-cost / epsilon, axis=1) / cost.shape[0]
+
+
+def contexts(plan: Float[Array, "n k"], z: Float[Array, "n c"]) -> Float[Array, "k c"]:
+    """What each prototype is matched with: the column-normalised average of patches (Eq. 3)."""
+    return (plan.T @ z) / plan.sum(0)[:, None]
+
+
+def reconstruct(plan: Float[Array, "n k"], p: Float[Array, "k c"], scale: str = "rows") -> Float[Array, "n c"]:
+    """Patches rebuilt from prototypes, `z_bpa = T p` (Eq. 2).
+
+    Eq. 2 taken literally makes `z_bpa` n times smaller than a patch, because the rows of the plan sum to 1/n. With
+    `scale="rows"` each row is normalised first (the barycentric projection); `scale="literal"` is Eq. 2 as printed.
+    """
+    if scale == "rows":
+        plan = plan / plan.sum(1, keepdims=True)
+    elif scale != "literal":
+        raise ValueError(f"unknown plan scale {scale!r}; choose one of {', '.join(PLAN_SCALES)}")
+    return plan @ p
