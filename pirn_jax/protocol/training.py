@@ -1,0 +1,140 @@
+"""Training of many runs in one compiled program."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from pirn_jax.method import Method
+from pirn_jax.protocol import episodes, parallel
+from pirn_jax.protocol.episodes import Run
+
+MAX_STEPS_PER_CALL = 25
+"""Most steps in one call of the compiled program: often enough to show progress and to stop."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a run is trained.
+
+    Attributes:
+      epochs: how often each part of the episode is seen (paper: 80 for few-shot, 30 for all-shot).
+      learning_rate: of Adam (paper: 1e-4).
+      batch_size: parts a step (our choice).
+    """
+
+    epochs: int = 80
+    learning_rate: float = 1e-4
+    batch_size: int = 2
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) <= 0:
+                raise ValueError(f"{field.name} must be positive, not {getattr(self, field.name)}")
+
+
+class State(NamedTuple):
+    """What a step carries from one to the next."""
+
+    params: Any
+    optimizer: Any
+
+
+class Programs(NamedTuple):
+    """The two compiled programs of a training; both carry the run axis.
+
+    Attributes:
+      init: `(keys (runs,), features, category (runs,), episodes (runs, shots)) -> State`.
+      steps: `(State, features, category (runs,), indices (runs, steps, batch)) -> (State, losses (runs, steps))`.
+    """
+
+    init: Callable
+    steps: Callable
+
+
+def compile_programs(method: Method, recipe: Recipe) -> Programs:
+    """Builds the programs; XLA compiles each on its first call for a shape, and once.
+
+    `features` (categories, parts, 2, n, c) is shared by all runs, `category` and the indices choose from it.
+    """
+    optimizer = optax.adam(recipe.learning_rate)
+
+    def init(key: Array, features: Float[Array, "d m 2 n c"], category: Int[Array, ""], episode: Int[Array, " s"]):
+        params = method.init(key, features[category, episode])
+        return State(params, optimizer.init(params))
+
+    def train_step(state: State, batch: Float[Array, "b 2 n c"]) -> tuple[State, Float[Array, ""]]:
+        (loss, _), gradient = jax.value_and_grad(method.loss, has_aux=True)(state.params, batch)
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        return State(optax.apply_updates(state.params, updates), optimizer_state), loss
+
+    def steps(state: State, features: Float[Array, "d m 2 n c"], category: Int[Array, ""], indices: Int[Array, "t b"]):
+        return jax.lax.scan(lambda carry, chosen: train_step(carry, features[category, chosen]), state, indices)
+
+    return Programs(
+        parallel.over_runs(init, (0, None, 0, 0)),
+        parallel.over_runs(steps, (0, None, 0, 0), donate=(0,)),
+    )
+
+
+def train(
+    programs: Programs,
+    runs: Sequence[Run],
+    features: Float[Array, "d m 2 n c"],
+    category: Int[np.ndarray, " r"],
+    chosen: Int[np.ndarray, "r s"],
+    recipe: Recipe,
+    progress: Callable[[int, float], None] = lambda steps, loss: None,
+) -> tuple[Any, Float[np.ndarray, "r t"]]:
+    """Trains all runs, which have equal numbers of shots.
+
+    Args:
+      programs: see `compile_programs`.
+      runs: the runs.
+      features: features of the good parts of every category.
+      category: index of each run's category in `features`.
+      chosen: parts of each run's episode, as indices into its category's features.
+      recipe: how to train; the programs must have been built with it.
+      progress: told how many more steps are done and the mean loss of the last one.
+
+    Returns:
+      Parameters with the run axis, and the loss of every step.
+
+    Raises:
+      FloatingPointError: naming step, category and seed, if a loss is not finite.
+    """
+    orders = np.stack([episodes.batches(run, recipe.epochs, recipe.batch_size) for run in runs])
+    indices = np.take_along_axis(chosen[:, None, :], orders.reshape(len(runs), 1, -1), axis=2).reshape(orders.shape)
+    # A key of a run depends on its seed and category alone, not on the runs beside it.
+    keys = jnp.stack([jax.random.key(int(episodes.generator(run, "params").integers(2**31))) for run in runs])
+    state = programs.init(keys, features, category, chosen)
+    losses: list[np.ndarray] = []
+    steps = len(orders[0])
+    length = steps_per_call(steps)
+    for start in range(0, steps, length):
+        state, loss = programs.steps(state, features, category, indices[:, start : start + length])
+        losses.append(np.asarray(loss))
+        _check_finite(losses[-1], start, runs)
+        progress(length, float(losses[-1][:, -1].mean()))
+    return state.params, np.concatenate(losses, axis=1)
+
+
+def steps_per_call(steps: int) -> int:
+    """The largest divisor of the number of steps up to `MAX_STEPS_PER_CALL`: all calls have one shape."""
+    return max(length for length in range(1, MAX_STEPS_PER_CALL + 1) if steps % length == 0)
+
+
+def _check_finite(losses: Float[np.ndarray, "r t"], start: int, runs: Sequence[Run]) -> None:
+    bad = np.argwhere(~np.isfinite(losses))
+    if bad.size:
+        which, step = bad[np.argmin(bad[:, 1])]
+        run = runs[which]
+        raise FloatingPointError(
+            f"the loss is {losses[which, step]} at step {start + step + 1} of {run.category}, {run.shots} shots, "
+            f"seed {run.seed}; lower --learning_rate or raise --epsilon"
+        )

@@ -1,0 +1,6 @@
+"""What a run looks like to people: the table on the terminal, the CSV file and the HTML page."""
+
+from pirn_jax.report.page import Gallery, Picture, write_page
+from pirn_jax.report.tables import format_table, write_csv
+
+__all__ = ["Gallery", "Picture", "format_table", "write_csv", "write_page"]

@@ -1,0 +1,62 @@
+"""Which test parts a report shows of a run, and their pictures."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pirn_jax import features
+from pirn_jax.data import images, sample
+from pirn_jax.data.sample import Record
+from pirn_jax.geometry import normals
+from pirn_jax.protocol.episodes import Run
+from pirn_jax.protocol.scoring import Maps
+from pirn_jax.report.page import Gallery, Picture
+
+_OF_EACH_KIND = 2
+
+
+def build(run: Run, records: Sequence[Record], distances: np.ndarray, maps: Maps) -> Gallery:
+    """Pictures of the best and worst detected defects and of the worst false alarms of one run.
+
+    Args:
+      run: the run.
+      records: its category's test parts.
+      distances: (parts, 2, n) patch distances of these parts.
+      maps: how they become anomaly maps.
+    """
+    sizes = [images.read_size(record.rgb) for record in records]
+    fused = [maps.fused(part, size) for part, size in zip(distances, sizes, strict=True)]
+    scores = np.array([part.max() for part in fused])
+    defective = np.array([record.defective for record in records])
+    rising = np.argsort(scores, kind="stable")
+    defects, goods = rising[defective[rising]], rising[~defective[rising]]
+    chosen = [
+        *(("best detected", i) for i in defects[: -_OF_EACH_KIND - 1 : -1]),
+        *(("worst detected", i) for i in defects[:_OF_EACH_KIND] if i not in defects[-_OF_EACH_KIND:]),
+        *(("false alarm", i) for i in goods[: -_OF_EACH_KIND - 1 : -1]),
+    ]
+    return Gallery(
+        shots=str(run.shots),
+        category=run.category,
+        seed=run.seed,
+        pictures=[_picture(kind, records[i], distances[i], float(scores[i]), maps) for kind, i in chosen],
+        good_scores=scores[~defective],
+        defect_scores=scores[defective],
+        scale=(float(min(part.min() for part in fused)), float(scores.max())),
+    )
+
+
+def _picture(kind: str, record: Record, distances: np.ndarray, score: float, maps: Maps) -> Picture:
+    part = sample.load(record)
+    rgb_map, normals_map = maps.modalities(distances, part.gt.shape)
+    return Picture(
+        kind=kind,
+        sample_id=record.id,
+        defect=record.defect,
+        score=score,
+        rgb=part.rgb,
+        normals=normals.to_image(features.surface_normals(part)),
+        maps={"RGB map": rgb_map, "Normals map": normals_map},
+        fused=rgb_map + normals_map,
+        gt=part.gt,
+    )
