@@ -233,11 +233,6 @@ def soft_mining_weights(e: Array, rec: Array, exponent: float = 3) -> Array:
     return (d / np.mean(d)) ** exponent
 
 
-def gather_loss(z: Array, p: Array) -> float:
-    """INP-Former's gather loss, unweighted: mean over the patches of the smallest cosine cost to a prototype."""
-    return float(np.mean([np.min(row) for row in cosine_cost(z, p)]))
-
-
 def auroc(scores: Array, labels: Array) -> float:
     """Share of (anomalous, normal) pairs in which the anomalous one scores higher, ties counting one half."""
     scores, labels = np.ravel(scores), np.ravel(labels).astype(bool)

@@ -15,7 +15,6 @@ from pirn_jax.method import Method, Params
 from pirn_jax.pirn import communication, prototypes, transport
 
 ASSIGNMENTS = ("transport", "softmax")
-STARTS = ("random", "patches")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +33,6 @@ class Config:
       injection: "query_only", or "paper", Eq. 5 as printed; see `communication.Injection`.
       neighbours: k of the cross-modal nearest neighbours (our choice).
       heads: heads of the graph attention (our choice).
-      prototype_start: "random", unit-variance normal at the scale of the features as in INP-Former, or "patches",
-        patches drawn from the good parts.
     """
 
     num_prototypes: int = 10
@@ -49,14 +46,12 @@ class Config:
     injection: str = "query_only"
     neighbours: int = 3
     heads: int = 4
-    prototype_start: str = "random"
 
     def __post_init__(self):
         for name, choices in (
             ("assignment", ASSIGNMENTS),
             ("plan_scale", transport.PLAN_SCALES),
             ("injection", communication.INJECTIONS),
-            ("prototype_start", STARTS),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
@@ -111,7 +106,8 @@ class Decoder(nn.Module):
     """L prototype-aware layers in cascade around one set of prototypes for each modality.
 
     Algorithm 1 draws the prototypes once, before its loop, and updates them in each layer: the refined prototypes of
-    one layer are the prototypes of the next.
+    one layer are the prototypes of the next. They start as unit-variance normal noise, the scale of the features, as in
+    INP-Former: small ones make the decoder start as an identity map.
 
     Attributes:
       config: hyperparameters.
@@ -129,12 +125,6 @@ class Decoder(nn.Module):
         return z
 
 
-def _patches_as_prototypes(key: Array, features: Float[Array, "shots 2 n c"], count: int) -> Float[Array, "2 k c"]:
-    patches = features.swapaxes(0, 1).reshape(2, -1, features.shape[-1])
-    chosen = jax.random.choice(key, patches.shape[1], (count,), replace=patches.shape[1] < count)
-    return patches[:, chosen]
-
-
 def pirn(config: Config) -> Method:
     """PIRN as a method.
 
@@ -149,12 +139,8 @@ def pirn(config: Config) -> Method:
         return decoder.apply({"params": params["decoder"]}, features / scale)  # pyright: ignore
 
     def init(key, features):
-        init_key, patch_key = jax.random.split(key)
         scale = jnp.sqrt(jnp.mean(features**2, axis=(0, 2, 3)))
-        scaled = features / scale[:, None, None]
-        weights = decoder.init(init_key, scaled[0])["params"]
-        if config.prototype_start == "patches":
-            weights["prototypes"] = _patches_as_prototypes(patch_key, scaled, config.num_prototypes)
+        weights = decoder.init(key, features[0] / scale[:, None, None])["params"]
         return {"scale": scale, "decoder": weights}
 
     def loss(params, batch):

@@ -75,9 +75,11 @@ def _plan_backward(epsilon, iterations, plan, cotangent):
     rows, columns = plan.sum(1), plan.sum(0)
     moved = plan * cotangent
     # Row equation: rows * alpha + plan @ beta = moved.sum(1); column equation: plan.T @ alpha + columns * beta =
-    # moved.sum(0). Constants can be shifted between alpha and beta, so the outer product pins the free direction.
+    # moved.sum(0). A constant can be shifted between alpha and beta, and so it can within every group of patches and
+    # prototypes that the plan ties to each other alone; a ridge at the level of rounding pins these free directions.
     share = plan / rows[:, None]
-    schur = jnp.diag(columns) - share.T @ plan + jnp.outer(columns, columns) / columns.sum()
+    ridge = 100 * jnp.finfo(plan.dtype).eps * columns.mean()
+    schur = jnp.diag(columns) - share.T @ plan + ridge * jnp.eye(columns.size, dtype=plan.dtype)
     beta = jnp.linalg.solve(schur, moved.sum(0) - share.T @ moved.sum(1))
     alpha = (moved.sum(1) - plan @ beta) / rows
     return (-(moved - plan * (alpha[:, None] + beta)) / epsilon,)

@@ -30,7 +30,7 @@ class PixelTruth(NamedTuple):
     overlap: Float[np.ndarray, " pixels"]
 
 
-def prepare_truth(masks: Sequence[Bool[np.ndarray, "h w"]]) -> PixelTruth:
+def prepare_truth(masks: Sequence[Bool[np.ndarray, "_ _"]]) -> PixelTruth:
     """Labels the 8-connected regions of the masks of all test parts, good ones included."""
     overlaps, regions = [], 0
     for mask in masks:
@@ -45,7 +45,7 @@ def prepare_truth(masks: Sequence[Bool[np.ndarray, "h w"]]) -> PixelTruth:
 
 
 def evaluate(
-    maps: Sequence[Float[np.ndarray, "h w"]], defective: Bool[np.ndarray, " m"], truth: PixelTruth
+    maps: Sequence[Float[np.ndarray, "_ _"]], defective: Bool[np.ndarray, " m"], truth: PixelTruth
 ) -> dict[str, float | None]:
     """All metrics of one run on its test parts, under the names in `NAMES`; the score of a part is its map's maximum.
 
@@ -66,7 +66,7 @@ def auroc(scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> 
       A value in [0, 1], None if one of the classes is missing.
     """
     curve = _curve(scores, positive.astype(float)[None], ~positive)
-    return None if curve is None else float(np.trapezoid(curve.rates[0], curve.false_rate))
+    return None if curve is None else _area_up_to(curve.false_rate, curve.rates[0], 1.0)
 
 
 def pixel_metrics(
@@ -89,8 +89,8 @@ def pixel_metrics(
     curve = _curve(scores, np.stack([truth.defective.astype(float), truth.overlap]), ~truth.defective)
     if curve is None:
         return None, None
-    area = float(np.trapezoid(curve.rates[0], curve.false_rate))
-    return area, _area_up_to(curve.false_rate, curve.rates[1], limit)
+    pixel_auroc, aupro = (_area_up_to(curve.false_rate, y, x) for y, x in zip(curve.rates, (1.0, limit), strict=True))
+    return pixel_auroc, aupro
 
 
 class _Curve(NamedTuple):
@@ -104,17 +104,17 @@ def _curve(
     scores: Float[np.ndarray, " n"], weights: Float[np.ndarray, "kinds n"], negative: Bool[np.ndarray, " n"]
 ) -> _Curve | None:
     """False positive rate, and share of each kind of weight found; None if one of them is undefined."""
-    totals = weights.sum(-1, keepdims=True)
-    if not negative.any() or not (totals > 0).all():
+    if not negative.any() or not weights.any(axis=-1).all():
         return None
     order = np.argsort(-scores)
     last_of_ties = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     false_rate = np.cumsum(negative[order])[last_of_ties] / negative.sum()
-    rates = np.cumsum(weights[:, order], axis=-1)[:, last_of_ties] / totals
-    return _Curve(np.append(0.0, false_rate), np.pad(rates, ((0, 0), (1, 0))))
+    found = np.cumsum(weights[:, order], axis=-1)[:, last_of_ties]
+    return _Curve(np.append(0.0, false_rate), np.pad(found / found[:, -1:], ((0, 0), (1, 0))))
 
 
-def _area_up_to(x, y, limit: float) -> float:
+def _area_up_to(x: np.ndarray, y: np.ndarray, limit: float) -> float:
+    """Mean height of the curve between 0 and the limit, where it is interpolated; rounding is kept out of it."""
     inside = np.searchsorted(x, limit, side="right")
     x, y = np.append(x[:inside], limit), np.append(y[:inside], np.interp(limit, x, y))
-    return float(np.trapezoid(y, x)) / limit
+    return min(float(np.trapezoid(y, x)) / limit, 1.0)

@@ -1,0 +1,180 @@
+"""The decoder against the float64 reference, and what must hold for any weights."""
+
+import dataclasses
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pirn_jax.pirn import Config, Decoder, communication, pirn, prototypes
+from tests import reference
+
+N, C = 20, 8
+SMALL = Config(num_prototypes=4, sinkhorn_iterations=10, neighbours=2, heads=2)
+SWITCHES = {
+    "assignment": "softmax",
+    "plan_scale": "literal",
+    "apr": False,
+    "mnc": False,
+    "injection": "paper",
+    "num_layers": 1,
+    "epsilon": 0.2,
+    "neighbours": 1,
+}
+
+
+def features(seed=0, shape=(2, N, C)):
+    return jax.random.normal(jax.random.key(seed), shape, float)
+
+
+@functools.cache
+def compiled(config, x64=False):
+    """`init` and `apply` of a decoder, compiled once for all tests."""
+    return jax.jit(Decoder(config).init), jax.jit(Decoder(config).apply)
+
+
+def apply(config, params, z):
+    return compiled(config, jax.config.jax_enable_x64)[1]({"params": params}, z)
+
+
+def initialised(config, seed=0):
+    params = compiled(config, jax.config.jax_enable_x64)[0](jax.random.key(seed), features())["params"]
+    # Initial biases are zero and would hide a missing one.
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+    return jax.tree.unflatten(
+        tree, [x + 0.1 * jax.random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
+    )
+
+
+def reference_weights(layer):
+    """Our parameters of one layer in the shape that the reference takes."""
+    pick = lambda tree, m: {name: np.asarray(value[m]) for name, value in tree.items()}  # noqa: E731
+    return {
+        "gru": [pick(layer["refine"], m) for m in range(2)] if "refine" in layer else None,
+        "attention": [pick(layer["inject"], m) for m in range(2)] if "inject" in layer else None,
+        "gamma": layer["inject"]["gamma"] if "inject" in layer else None,
+        "gat": layer.get("align"),
+    }
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("switch", [None, *SWITCHES])
+def test_decoder_is_the_reference(switch):
+    config = dataclasses.replace(SMALL, **({switch: SWITCHES[switch]} if switch else {}))
+    params, z = initialised(config), features()
+    rebuilt = apply(config, params, z)
+    layers = [reference_weights(params[f"layer_{i}"]) for i in range(config.num_layers)]
+    settings = {**dataclasses.asdict(config), "iterations": config.sinkhorn_iterations}
+    expected = reference.decoder(layers, np.asarray(z), np.asarray(params["prototypes"]), settings)
+    np.testing.assert_allclose(rebuilt, np.stack(expected), atol=1e-7)
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_every_switch_changes_the_output(switch):
+    config = dataclasses.replace(SMALL, **{switch: SWITCHES[switch]})
+    params = initialised(SMALL)
+    outputs = [apply(c, params, features()) for c in (SMALL, config)]
+    assert np.abs(outputs[0] - outputs[1]).max(axis=(1, 2)).min() > 1e-4
+
+
+@pytest.mark.usefixtures("x64")
+def test_gru_is_the_reference():
+    rng = np.random.default_rng(0)
+    weights = {name: jnp.array(rng.normal(size=(2 * C, C))) for name in ("update", "reset", "candidate")}
+    weights |= {f"{name}_bias": jnp.array(rng.normal(size=C)) for name in ("update", "reset", "candidate")}
+    p, context = jnp.array(rng.normal(size=(2, 4, C)))
+    np.testing.assert_allclose(prototypes.gru(weights, p, context), reference.gru(weights, p, context), atol=1e-7)
+
+
+def test_open_update_gate_keeps_the_prototypes():
+    weights = {name: jnp.zeros((2 * C, C)) for name in ("update", "reset", "candidate")}
+    weights |= {f"{name}_bias": jnp.full(C, 50.0) for name in ("update", "reset", "candidate")}
+    p, context = features(0, (2, 4, C))
+    np.testing.assert_allclose(prototypes.gru(weights, p, context), p, atol=1e-6)
+
+
+def test_edges_are_the_reference():
+    p = np.asarray(features(3, (2, 5, C)))
+    senders, receivers = communication.cross_modal_edges(jnp.array(p), 2)
+    expected = reference.knn_edges(p[0], p[1], 2)
+    assert sorted(zip(senders.tolist(), receivers.tolist(), strict=True)) == sorted(map(tuple, expected))
+
+
+def test_more_neighbours_than_prototypes_are_refused():
+    with pytest.raises(ValueError, match="6 neighbours asked for, but each modality has 5 prototypes"):
+        communication.cross_modal_edges(features(3, (2, 5, C)), 6)
+
+
+def test_heads_must_divide_the_channels():
+    config = dataclasses.replace(SMALL, heads=3)
+    with pytest.raises(ValueError, match="8 channels cannot be divided among 3 heads"):
+        Decoder(config).init(jax.random.key(0), features())
+
+
+@pytest.mark.parametrize(("name", "value"), [("injection", "none"), ("epsilon", 0.0), ("num_prototypes", 0)])
+def test_config_refuses_what_cannot_work(name, value):
+    with pytest.raises(ValueError, match=name):
+        Config(**{name: value})
+
+
+def swapped(params):
+    """Parameters of the decoder with the modalities exchanged; the graph attention serves both."""
+    layers = {
+        name: {part: tree if part == "align" else jax.tree.map(lambda x: x[::-1], tree) for part, tree in layer.items()}
+        for name, layer in params.items()
+        if name != "prototypes"
+    }
+    return {"prototypes": params["prototypes"][::-1], **layers}
+
+
+@hypothesis.given(st.integers(0, 1000))
+@hypothesis.settings(deadline=None, max_examples=10)
+def test_swapping_modalities_swaps_the_outputs(seed):
+    params, z = initialised(SMALL, seed), features(seed)
+    straight = apply(SMALL, params, z)
+    crossed = apply(SMALL, swapped(params), z[::-1])
+    np.testing.assert_allclose(crossed[::-1], straight, atol=2e-4)
+
+
+@hypothesis.given(st.permutations(range(4)))
+@hypothesis.settings(deadline=None, max_examples=10)
+def test_order_of_prototypes_does_not_matter(order):
+    params = initialised(SMALL)
+    permuted = {**params, "prototypes": params["prototypes"][:, jnp.array(order)]}
+    straight, other = (apply(SMALL, p, features()) for p in (params, permuted))
+    np.testing.assert_allclose(other, straight, atol=2e-4)
+
+
+def test_gate_is_not_inert():
+    method = pirn(SMALL)
+    batch = features(1, (2, 2, N, C))
+    params = jax.jit(method.init)(jax.random.key(0), batch)
+    gradient = jax.jit(jax.grad(lambda p: method.loss(p, batch)[0]))(params)
+    for i in range(SMALL.num_layers):
+        inject = gradient["decoder"][f"layer_{i}"]["inject"]
+        assert all(np.abs(leaf).min() > 0 for leaf in jax.tree.leaves(inject["gamma"]))
+        assert np.abs(inject["value"]).max() > 0
+
+
+def test_no_gradient_reaches_the_scale_and_all_else_learns():
+    method = pirn(SMALL)
+    batch = features(1, (2, 2, N, C))
+    gradient = jax.jit(jax.grad(lambda p: method.loss(p, batch)[0]))(jax.jit(method.init)(jax.random.key(0), batch))
+    assert (gradient["scale"] == 0).all()
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient["decoder"]))
+
+
+def test_score_does_not_depend_on_the_scale_of_the_features():
+    # The paper's distances are cosines: multiplying one modality's features changes nothing.
+    method = pirn(SMALL)
+    batch = features(1, (2, 2, N, C))
+    factor = jnp.array([7.0, 0.01])[:, None, None]
+    plain, scaled = (
+        jax.jit(lambda x: method.score(method.init(jax.random.key(0), x), x[0]))(x) for x in (batch, batch * factor)
+    )
+    np.testing.assert_allclose(scaled, plain, atol=1e-5)

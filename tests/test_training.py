@@ -1,0 +1,198 @@
+"""Many runs in one program: equal to each alone, compiled once, repeatable; and which parts they see."""
+
+import functools
+import logging
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from pirn_jax.data.images import InputError
+from pirn_jax.method import Method
+from pirn_jax.pirn import Config, pirn
+from pirn_jax.protocol import episodes, parallel, scoring, training
+from pirn_jax.protocol.episodes import Run
+
+CONFIG = Config(num_prototypes=4, sinkhorn_iterations=5, neighbours=2, heads=2, num_layers=1)
+METHOD = pirn(CONFIG)
+RECIPE = training.Recipe(epochs=100, learning_rate=3e-3, batch_size=2)
+CATEGORIES, PARTS, N, C = 2, 6, 16, 8
+RUNS = [Run(category, 4, seed) for category in ("a", "b") for seed in range(2)]
+
+
+@pytest.fixture(scope="module")
+def features():
+    """Normal patches are few patterns with noise, so that there is something to learn."""
+    rng = np.random.default_rng(0)
+    patterns = rng.normal(size=(CATEGORIES, 1, 2, 3, C))[..., rng.integers(3, size=N), :]
+    return jnp.array(patterns + 0.3 * rng.normal(size=(CATEGORIES, PARTS, 2, N, C)), jnp.float32)
+
+
+def train(runs, features, method=None, recipe=RECIPE):
+    method = method or METHOD
+    category = np.array(["ab".index(run.category) for run in runs])
+    chosen = np.array([episodes.draw(run, PARTS) for run in runs])
+    params, losses = training.train(programs(method, recipe), runs, features, category, chosen, recipe)
+    return params, losses, category
+
+
+@functools.cache
+def programs(method, recipe):
+    """One compilation for all tests that train the same way."""
+    return training.compile_programs(method, recipe)
+
+
+@pytest.fixture(scope="module")
+def trained(features):
+    return train(RUNS, features)
+
+
+def test_loss_falls_for_every_run(trained):
+    _, losses, _ = trained
+    assert losses.shape == (4, 200)
+    assert (losses[:, -10:].mean(1) < 0.5 * losses[:, :10].mean(1)).all()
+
+
+def test_seeds_together_equal_seeds_alone(trained, features):
+    params, losses, _ = trained
+    for i, run in enumerate(RUNS[:2]):
+        alone, loss, _ = train([run], features)
+        np.testing.assert_allclose(loss[0], losses[i], rtol=1e-5)
+        jax.tree.map(lambda x, y, i=i: np.testing.assert_allclose(x[0], y[i], atol=1e-5), alone, params)
+
+
+def test_the_same_call_gives_the_same_bits(trained, features):
+    again = train(RUNS, features)
+    jax.tree.map(np.testing.assert_array_equal, again[0], trained[0])
+
+
+def test_seeds_and_categories_differ(trained):
+    losses = trained[1]
+    assert len(np.unique(losses[:, 0])) == len(RUNS)
+
+
+def test_steps_compile_once(features):
+    compiled = []
+
+    class Listener(logging.Handler):
+        def emit(self, record):
+            if "Compiling" in record.getMessage() and "jit(steps)" in record.getMessage():
+                compiled.append(record.getMessage())
+
+    logger, listener = logging.getLogger("jax._src.interpreters.pxla"), Listener()
+    logger.addHandler(listener)
+    try:
+        with jax.log_compiles():
+            recipe = training.Recipe(epochs=50, batch_size=2)
+            assert len(episodes.batches(RUNS[0], recipe.epochs, recipe.batch_size)) > 3 * training.MAX_STEPS_PER_CALL
+            train(RUNS, features, recipe=recipe)
+    finally:
+        logger.removeHandler(listener)
+    assert len(compiled) == 1
+
+
+def test_scoring_batches_do_not_matter(trained, features):
+    params, _, category = trained
+    program = scoring.compile_program(METHOD)
+    distances, score_one = scoring.score(program, params, features, category), jax.jit(METHOD.score)
+    assert distances.shape == (4, PARTS, 2, N)
+    for i, run in enumerate(category):
+        one = score_one(jax.tree.map(lambda x, i=i: x[i], params), features[run, 5])
+        np.testing.assert_allclose(distances[i, 5], one, atol=1e-5)
+
+
+def test_defects_score_above_normal_patches(trained, features):
+    params, _, category = trained
+    # A patch that no pattern resembles, in both modalities, at position 3 of the last part.
+    strange = jax.random.normal(jax.random.key(9), (C,)) * 2
+    damaged = features.at[:, 5, :, 3].set(strange)
+    distances = scoring.score(scoring.compile_program(METHOD), params, damaged, category).sum(2)
+    others = np.delete(distances[:, 5], 3, axis=1)
+    assert (distances[:, 5, 3] > others.mean(1) + 2 * others.std(1)).all()
+
+
+def test_a_loss_that_is_not_finite_is_named():
+    def loss(params, batch):
+        # Overflows in the run of seed 1 alone, at its third step.
+        value = jnp.where((params["seed"] == 1) & (params["x"] < -1.5), jnp.nan, params["x"]) + 0 * batch.sum()
+        return value, {}
+
+    method = Method(
+        init=lambda key, features: {"x": jnp.array(0.0), "seed": features[0, 0, 0, 0]},
+        loss=loss,
+        score=lambda params, features: features[..., 0],
+    )
+    features = jnp.stack([jnp.full((PARTS, 2, N, C), i, float) for i in range(2)])
+    recipe = training.Recipe(epochs=10, learning_rate=1.0, batch_size=4)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 3 of b, 4 shots, seed 1"):
+        train([Run("a", 4, 0), Run("b", 4, 1)], features, method, recipe)
+
+
+def test_adam_is_optax_adam(features):
+    # One run by hand, step by step, from the same start.
+    run, method = RUNS[0], METHOD
+    recipe = training.Recipe(epochs=2, learning_rate=1e-3, batch_size=2)
+    params, _, _ = train([run], features, recipe=recipe)
+    chosen = episodes.draw(run, PARTS)
+    key = jax.random.key(int(episodes.generator(run, "params").integers(2**31)))
+    expected = jax.jit(method.init)(key, features[0, chosen])
+    optimizer = optax.adam(1e-3)
+    state = optimizer.init(expected)
+    gradient = jax.jit(jax.grad(lambda p, batch: method.loss(p, batch)[0]))
+    for batch in episodes.batches(run, 2, 2):
+        updates, state = optimizer.update(gradient(expected, features[0, chosen[batch]]), state)
+        expected = optax.apply_updates(expected, updates)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[0], y, atol=1e-5), params, expected)
+
+
+@hypothesis.given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 5))
+def test_every_part_is_seen_as_often_as_there_are_epochs(shots, epochs, batch_size):
+    order = episodes.batches(Run("a", shots, 0), epochs, batch_size)
+    assert order.shape == (-(-epochs * shots // batch_size), batch_size)
+    counts = np.bincount(order.ravel()[: epochs * shots], minlength=shots)
+    assert (counts == epochs).all()
+    assert sorted(order.ravel()[:shots]) == list(range(min(shots, order.size)))
+
+
+def test_episodes_are_drawn_without_replacement_and_nested():
+    many, few = (episodes.draw(Run("bagel", shots, 3), 50) for shots in (50, 5))
+    assert sorted(many) == list(range(50))
+    np.testing.assert_array_equal(many[:5], few)
+
+
+def test_episodes_differ_by_seed_and_category_and_not_by_run_order():
+    draws = {tuple(episodes.draw(Run(c, 10, s), 50)) for c in ("bagel", "rope") for s in range(5)}
+    assert len(draws) == 10
+    # A recorded draw: numbers of a study must not move with a release.
+    assert episodes.draw(Run("bagel", 5, 0), 50).tolist() == RECORDED
+
+
+RECORDED = [21, 18, 47, 44, 12]
+
+
+def test_more_shots_than_parts_are_refused():
+    with pytest.raises(InputError, match="bagel: 11 shots asked for, but only 10 good parts"):
+        episodes.draw(Run("bagel", 11, 0), 10)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 20, 50, 97, 400, 2000])
+def test_calls_share_one_length(steps):
+    length = training.steps_per_call(steps)
+    assert steps % length == 0
+    assert length <= training.MAX_STEPS_PER_CALL
+
+
+def test_recipe_refuses_what_cannot_work():
+    with pytest.raises(ValueError, match="epochs must be positive, not 0"):
+        training.Recipe(epochs=0)
+
+
+@pytest.mark.parametrize("runs", [1, 9, 10, 11, 60, 61, 300])
+def test_groups_are_of_one_size_and_hold_all_runs(runs):
+    size = parallel.runs_at_once(runs)
+    assert 1 <= size <= 10
+    assert -(-runs // size) * size - runs < size

@@ -1,0 +1,142 @@
+"""The transport plan and what is made of it, against the float64 reference, finite differences and its definition."""
+
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pirn_jax.pirn import transport
+from tests import reference
+
+N, K, C = 24, 5, 8
+EPSILONS = (0.02, 0.05, 0.2)
+
+
+def patches_and_prototypes(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(N, C)), rng.normal(size=(K, C))
+
+
+def converged(epsilon):
+    """Iterations after which the plan of the data above has stopped moving in float64."""
+    return {0.02: 4000, 0.05: 1500, 0.2: 400}[epsilon]
+
+
+@pytest.mark.usefixtures("x64")
+def test_cosine_cost_is_the_reference():
+    z, p = patches_and_prototypes()
+    np.testing.assert_allclose(
+        transport.cosine_cost(jnp.array(z), jnp.array(p)), reference.cosine_cost(z, p), atol=1e-7
+    )
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("iterations", [1, 5, 20])
+@pytest.mark.parametrize("epsilon", EPSILONS)
+def test_plan_is_the_reference_after_any_number_of_iterations(epsilon, iterations):
+    cost = reference.cosine_cost(*patches_and_prototypes())
+    plan = jax.jit(transport.transport_plan, static_argnums=(1, 2))(jnp.array(cost), epsilon, iterations)
+    np.testing.assert_allclose(plan, reference.sinkhorn(cost, epsilon, iterations), atol=1e-7)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("epsilon", EPSILONS)
+def test_gradient_of_the_plan_matches_finite_differences(epsilon):
+    # Only a function of the plan sees a wrong gradient: the transport cost is stationary in it.
+    cost = reference.cosine_cost(*patches_and_prototypes())
+    weights, direction = np.random.default_rng(1).normal(size=(2, N, K))
+    plan = jax.jit(functools.partial(transport.transport_plan, epsilon=epsilon, iterations=converged(epsilon)))
+    gradient = jax.grad(lambda c: jnp.sum(plan(c) * weights))(jnp.array(cost))
+    step = 1e-6
+    ahead, behind = (jnp.sum(plan(jnp.array(cost + s * direction)) * weights) for s in (step, -step))
+    np.testing.assert_allclose(jnp.sum(gradient * direction), (ahead - behind) / (2 * step), rtol=1e-4)
+
+
+@pytest.mark.usefixtures("x64")
+def test_gradient_keeps_the_marginals():
+    # A loss of the marginals alone cannot be changed by the cost: its gradient is zero.
+    cost = jnp.array(reference.cosine_cost(*patches_and_prototypes()))
+    row, column = np.random.default_rng(2).normal(size=N), np.random.default_rng(3).normal(size=K)
+
+    def loss(c):
+        plan = transport.transport_plan(c, 0.05, 20)
+        return jnp.sum(plan.sum(1) * row) + jnp.sum(plan.sum(0) * column)
+
+    assert jnp.abs(jax.grad(loss)(cost)).max() < 1e-12
+
+
+def test_float32_gradient_is_finite_and_near_double_precision():
+    cost = reference.cosine_cost(*patches_and_prototypes()).astype(np.float32)
+    weights = np.random.default_rng(1).normal(size=(N, K))
+
+    def gradient(dtype):
+        plan = functools.partial(transport.transport_plan, epsilon=0.02, iterations=50)
+        return jax.grad(lambda c: jnp.sum(plan(c) * jnp.array(weights, dtype)))(jnp.array(cost, dtype))
+
+    single = gradient(jnp.float32)
+    with jax.enable_x64(True):
+        double = gradient(jnp.float64)
+    np.testing.assert_allclose(single, double, atol=2e-3 * np.abs(double).max())
+
+
+def random_plan(seed, epsilon=0.1, iterations=200):
+    z, p = patches_and_prototypes(seed)
+    cost = transport.cosine_cost(jnp.array(z, jnp.float32), jnp.array(p, jnp.float32))
+    return plan_of(cost, epsilon, iterations)
+
+
+plan_of = jax.jit(transport.transport_plan, static_argnums=(1, 2))
+
+
+@hypothesis.given(st.integers(0, 2**32 - 1))
+@hypothesis.settings(deadline=None, max_examples=25)
+def test_marginals_are_uniform(seed):
+    plan = random_plan(seed)
+    np.testing.assert_allclose(plan.sum(1), 1 / N, rtol=1e-4)
+    np.testing.assert_allclose(plan.sum(0), 1 / K, rtol=1e-2)
+    assert (plan >= 0).all()
+
+
+@hypothesis.given(st.integers(0, 2**32 - 1), st.permutations(range(K)))
+@hypothesis.settings(deadline=None, max_examples=25)
+def test_permuting_prototypes_permutes_the_plan_and_leaves_the_reconstruction(seed, order):
+    z, p = (jnp.array(x, jnp.float32) for x in patches_and_prototypes(seed))
+    order = jnp.array(order)
+    plan, permuted = (plan_of(transport.cosine_cost(z, q), 0.1, 20) for q in (p, p[order]))
+    np.testing.assert_allclose(permuted, plan[:, order], atol=1e-6)
+    rebuilt, again = transport.reconstruct(plan, p), transport.reconstruct(permuted, p[order])
+    np.testing.assert_allclose(again, rebuilt, atol=1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("scale", transport.PLAN_SCALES)
+def test_contexts_and_reconstruction_are_the_reference(scale):
+    z, p = patches_and_prototypes()
+    plan = reference.sinkhorn(reference.cosine_cost(z, p), 0.05, 20)
+    np.testing.assert_allclose(
+        transport.contexts(jnp.array(plan), jnp.array(z)), reference.contexts(plan, z), atol=1e-7
+    )
+    rebuilt = transport.reconstruct(jnp.array(plan), jnp.array(p), scale)
+    np.testing.assert_allclose(rebuilt, reference.reconstruct(plan, p, scale), atol=1e-7)
+
+
+@pytest.mark.usefixtures("x64")
+def test_softmax_plan_is_the_reference_and_not_balanced():
+    cost = reference.cosine_cost(*patches_and_prototypes())
+    plan = transport.softmax_plan(jnp.array(cost), 0.05)
+    np.testing.assert_allclose(plan, reference.softmax_plan(cost, 0.05), atol=1e-7)
+    assert np.ptp(plan.sum(0)) > 0.05
+
+
+def test_unknown_scale_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match="unknown plan scale 'columns'; choose one of rows, literal"):
+        transport.reconstruct(jnp.ones((2, 2)), jnp.ones((2, 3)), "columns")
+
+
+def test_zero_patch_has_a_finite_gradient():
+    gradient = jax.grad(lambda z: transport.cosine_cost(z, jnp.ones((2, 3))).sum())(jnp.zeros((1, 3)))
+    assert jnp.isfinite(gradient).all()
