@@ -77,9 +77,11 @@ def _spec() -> study.Spec:
     try:
         method, recipe = PRESETS[FLAGS.preset]
         method, recipe = _override(method), _override(recipe)
-        shots = tuple(int(text) for text in FLAGS.shots)
-        if min(shots, default=0) < 1 or len(set(shots)) < len(shots):
-            raise ValueError(f"--shots={','.join(FLAGS.shots)}: give one or more different positive numbers")
+        if not FLAGS.shots or len(set(FLAGS.shots)) < len(FLAGS.shots) or not all(map(str.isdecimal, FLAGS.shots)):
+            raise ValueError(f"--shots={','.join(FLAGS.shots)}: give one or more different whole numbers")
+        shots = tuple(map(int, FLAGS.shots))
+        if min(shots) < 1:
+            raise ValueError("--shots=0: a run learns from at least one good part")
         encoder = pretrained.load(FLAGS.encoder)
         if FLAGS.input_size % encoder.config.patch:
             raise ValueError(

@@ -104,21 +104,23 @@ def extract(
       InputError: naming the file, if a part cannot be read.
     """
     paths = [cache / "features" / name[:2] / f"{name}.npy" for name in names]
-    missing = [(record, path) for record, path in zip(records, paths, strict=True) if not path.exists()]
+    with watch.stage("features_s"):
+        found = [_load(path) for path in paths]
+    missing = [i for i, features in enumerate(found) if features is None]
     progress(len(records) - len(missing))
     for start in range(0, len(missing), BATCH):
         batch = missing[start : start + BATCH]
         inputs = np.zeros((BATCH, 2, size, size, 3), np.uint8)
         with watch.stage("normals_s"):
-            for i, (record, _) in enumerate(batch):
-                inputs[i] = network_input(sample.load(record), size)
+            for row, i in enumerate(batch):
+                inputs[row] = network_input(sample.load(records[i]), size)
         with watch.stage("features_s"):
             encoded = np.asarray(_program(encoder.config, encoder.blocks)(encoder.params, inputs))
-            for (_, path), features in zip(batch, encoded, strict=False):
-                _save(path, features)
+            for i, features in zip(batch, encoded, strict=False):
+                _save(paths[i], features)
+                found[i] = features
         progress(len(batch))
-    with watch.stage("features_s"):
-        return np.stack([np.load(path) for path in paths])
+    return np.stack([features for features in found if features is not None])
 
 
 def _digest(path: pathlib.Path) -> bytes:
@@ -126,6 +128,14 @@ def _digest(path: pathlib.Path) -> bytes:
         return hashlib.sha256(path.read_bytes()).digest()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
+
+
+def _load(path: pathlib.Path) -> np.ndarray | None:
+    """Features from the cache; None, which has them computed, where there is no whole and readable file."""
+    try:
+        return np.load(path)
+    except (OSError, EOFError, ValueError):
+        return None
 
 
 def _save(path: pathlib.Path, features: np.ndarray) -> None:

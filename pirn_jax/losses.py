@@ -26,9 +26,17 @@ def soft_mining(
       exponent: INP-Former uses 3.
     """
     target = jax.lax.stop_gradient(target)
-    frozen = jax.lax.stop_gradient(rebuilt)
-    distance = cosine_distance(target, frozen)
+    product, own = jnp.sum(target * rebuilt, axis=-1), jnp.sum(rebuilt * rebuilt, axis=-1)
+    theirs = jnp.sum(target * target, axis=-1)
+    distance = 1.0 - jax.lax.stop_gradient(product * jax.lax.rsqrt(jnp.maximum(theirs * own, 1e-24)))
     weight = (distance / jnp.maximum(distance.mean(), 1e-12)) ** exponent
-    weighted = frozen + weight[..., None] * (rebuilt - frozen)
-    flat = (target.shape[0], -1)
-    return cosine_distance(target.reshape(flat), weighted.reshape(flat)).mean()
+    # A patch reaches the loss through these two numbers alone: weighting their gradients weights the patch's.
+    product, own = _weighted(product, weight), _weighted(own, weight)
+    squared = theirs.sum(1) * own.sum(1)
+    return jnp.mean(1.0 - product.sum(1) * jax.lax.rsqrt(jnp.maximum(squared, 1e-24)))
+
+
+def _weighted(x: Float[Array, "batch n"], weight: Float[Array, "batch n"]) -> Float[Array, "batch n"]:
+    """The same value with its gradient multiplied."""
+    frozen = jax.lax.stop_gradient(x)
+    return frozen + weight * (x - frozen)

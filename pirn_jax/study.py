@@ -4,10 +4,9 @@ import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
-import operator
 import pathlib
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from pirn_jax.stopwatch import Stopwatch
 Stage = Callable[[str, int], contextlib.AbstractContextManager[Callable[..., None]]]
 """`with stage(title, total) as advance: advance(count, text)`: how progress is shown."""
 
+_TIMINGS = ("normals_s", "features_s", "compile_s", "train_s", "score_s", "metrics_s", "total_s")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "ott-jax", "jraph", "orbax-checkpoint", "numpy", "scipy", "pillow")
 
 
@@ -60,34 +60,43 @@ class Spec:
         return scoring.Maps(self.input_size // self.encoder.config.patch, self.input_size, self.sigma)
 
 
-class Data(NamedTuple):
-    """Features of a study's parts.
-
-    Attributes:
-      train: (categories, parts, 2, n, c) of the good parts that any run draws, filled up with zeros.
-      test: (categories, parts, 2, n, c) of the test parts, filled up with zeros.
-      position: per category, from index in the train split to index in `train`.
-    """
-
-    train: jax.Array
-    test: jax.Array
-    position: dict[str, dict[int, int]]
-
-
 class Group(NamedTuple):
     """Runs that train in one call of the compiled program, and what came of them.
 
     Attributes:
-      name: of the group in the archive.
       runs: the runs.
-      distances: (runs, parts, 2, n) patch distances of the test parts.
+      distances: (runs, parts, 2, n) patch distances of the test parts, filled up for shorter categories.
       metrics: one dictionary a run.
     """
 
-    name: str
     runs: list[Run]
     distances: np.ndarray
     metrics: list[dict[str, float | None]]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What all groups of a study share.
+
+    Attributes:
+      spec: what to do.
+      splits: the parts of each category.
+      drawn: per run, its episode as indices into the train split.
+      train: (categories, parts, 2, n, c) features of the good parts that any run draws, filled up with zeros.
+      position: per category, from index in the train split to index in `train`.
+      test: (categories, parts, 2, n, c) features of the test parts, filled up with zeros.
+      stage: how to show progress.
+      watch: where the time goes.
+    """
+
+    spec: Spec
+    splits: dict[str, Splits]
+    drawn: dict[Run, np.ndarray]
+    train: jax.Array
+    position: dict[str, dict[int, int]]
+    test: jax.Array
+    stage: Stage
+    watch: Stopwatch
 
 
 def run(
@@ -109,119 +118,120 @@ def run(
       FloatingPointError: if a loss is not finite.
     """
     with Stopwatch() as watch, watch.stage("total_s"):
-        runs = {shots: [Run(c, shots, s) for c in splits for s in range(spec.seeds)] for shots in spec.shots}
-        drawn = {run: episodes.draw(run, len(splits[run.category].train)) for some in runs.values() for run in some}
-        records = _records_needed(splits, drawn)
-        with stage("reading files", 1) as advance:
+        runs = [Run(c, shots, seed) for shots in spec.shots for c in splits for seed in range(spec.seeds)]
+        drawn = {run: episodes.draw(run, len(splits[run.category].train)) for run in runs}
+        indices = {c: sorted({int(i) for run in runs if run.category == c for i in drawn[run]}) for c in splits}
+        good = {c: [splits[c].train[i] for i in indices[c]] for c in splits}
+        records = [record for c in splits for record in (*good[c], *splits[c].test)]
+        with stage("reading files", len(records)) as advance:
             names = features.identify(records, spec.encoder, spec.input_size)
-            advance(1)
-        archive.claim(output, _settings(spec, list(splits), names))
+            settings = _settings(spec, list(splits), [*names, *_mask_digests(splits)])
+            advance(len(records))
+        archive.check(output, settings)
         with stage("normals and features", len(records)) as advance:
-            arguments = (records, names, spec.encoder, spec.input_size, features.cache_directory(), watch, advance)
-            values = dict(zip(records, features.extract(*arguments), strict=True))
-        data = _stack(splits, drawn, values)
-        groups = []
-        for shots in spec.shots:
-            groups += _run_groups(spec, runs[shots], splits, drawn, data, output, stage, watch)
-    return _results(spec, splits, drawn, groups, archive.read_settings(output), watch), groups
+            values = features.extract(
+                records, names, spec.encoder, spec.input_size, features.cache_directory(), watch, advance
+            )
+        archive.claim(output, settings)
+        by_record = dict(zip(records, values, strict=True))
+        train, test = (
+            jax.device_put(_fill_up([[by_record[record] for record in some] for some in parts]))
+            for parts in (good.values(), [split.test for split in splits.values()])
+        )
+        position = {c: {index: i for i, index in enumerate(indices[c])} for c in splits}
+        work = _Work(spec, splits, drawn, train, position, test, stage, watch)
+        groups = [group for shots in spec.shots for group in _run_groups(work, shots, output)]
+    return _results(work, groups, settings), groups
 
 
-def _records_needed(splits: dict[str, Splits], drawn: dict[Run, np.ndarray]) -> list[Record]:
+def _mask_digests(splits: dict[str, Splits]) -> list[str]:
+    """SHA-256 of every test part's ground truth; a mask that cannot be used is found before anything is trained."""
     return [
-        record
-        for category, split in splits.items()
-        for record in [*(split.train[i] for i in _indices(category, drawn)), *split.test]
+        hashlib.sha256(np.packbits(_mask(record)).tobytes()).hexdigest()
+        for split in splits.values()
+        for record in split.test
     ]
 
 
-def _indices(category: str, drawn: dict[Run, np.ndarray]) -> list[int]:
-    """Good parts of a category that any run draws, as indices into its train split."""
-    return sorted({int(i) for run, indices in drawn.items() if run.category == category for i in indices})
-
-
-def _stack(splits: dict[str, Splits], drawn: dict[Run, np.ndarray], values: dict[Record, np.ndarray]) -> Data:
-    indices = {category: _indices(category, drawn) for category in splits}
-    train = [[values[split.train[i]] for i in indices[category]] for category, split in splits.items()]
-    test = [[values[record] for record in split.test] for split in splits.values()]
-    position = {category: {index: i for i, index in enumerate(chosen)} for category, chosen in indices.items()}
-    return Data(jax.device_put(_fill_up(train)), jax.device_put(_fill_up(test)), position)
+def _mask(record: Record) -> np.ndarray:
+    return sample.load_gt(record, images.read_size(record.rgb))
 
 
 def _fill_up(lists: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+    """(lists, longest, ...) of arrays of one shape, zeros where a list is shorter."""
     filled = np.zeros((len(lists), max(map(len, lists)), *lists[0][0].shape), np.float32)
     for row, arrays in zip(filled, lists, strict=True):
         row[: len(arrays)] = arrays
     return filled
 
 
-def _run_groups(
-    spec: Spec,
-    runs: list[Run],
-    splits: dict[str, Splits],
-    drawn: dict[Run, np.ndarray],
-    data: Data,
-    output: pathlib.Path,
-    stage: Stage,
-    watch: Stopwatch,
-) -> list[Group]:
-    """Trains, scores and measures the runs of one number of shots, group by group; finished groups are loaded."""
-    method = pirn.pirn(spec.method)
-    train_programs = training.compile_programs(method, spec.recipe)
-    score_program = scoring.compile_program(method)
+def _run_groups(work: _Work, shots: int, output: pathlib.Path) -> Iterator[Group]:
+    """Trains, scores and measures the runs of one number of shots group by group; finished groups are loaded."""
+    method = pirn.pirn(work.spec.method)
+    programs = training.compile_programs(method, work.spec.recipe), scoring.compile_program(method)
+    runs = [run for run in work.drawn if run.shots == shots]
     size = parallel.runs_at_once(len(runs))
-    groups = []
     for start in range(0, len(runs), size):
-        name = f"{runs[0].shots}-{start // size:03d}"
+        some, name = runs[start : start + size], f"{shots}-{start // size:03d}"
         stored = archive.load_group(output, name)
-        some = runs[start : start + size]
-        if stored is None:
-            # The last group repeats a run where it is short, so that all have one shape and share one program.
-            padded = (some + [some[-1]] * size)[:size]
-            category = np.array([list(splits).index(run.category) for run in padded])
-            chosen = np.array([[data.position[run.category][int(i)] for i in drawn[run]] for run in padded])
-            steps = len(episodes.batches(some[0], spec.recipe.epochs, spec.recipe.batch_size))
-            title = f"{runs[0].shots} shots, runs {start + 1}-{start + len(some)} of {len(runs)}"
-            with stage(f"training {title}", steps) as advance, watch.stage("train_s"):
-                params, losses = training.train(
-                    train_programs, padded, data.train, category, chosen, spec.recipe, advance
-                )
-            with stage(f"scoring {title}", data.test.shape[1]) as advance, watch.stage("score_s"):
-                distances = scoring.score(score_program, params, data.test, category, advance)[: len(some)]
-            with stage(f"metrics {title}", len(some)) as advance, watch.stage("metrics_s"):
-                measured = _measure(spec, some, distances, splits, advance)
-            params = jax.tree.map(operator.itemgetter(slice(len(some))), params)
-            arrays = {"distances": distances, "losses": losses[: len(some)]}
-            archive.save_group(output, name, params, arrays, {"runs": some, "metrics": measured})
-        else:
-            distances, measured = stored[0]["distances"], stored[1]["metrics"]
-        groups.append(Group(name, some, distances, measured))
-    return groups
+        if stored is not None:
+            arrays, facts = stored
+            yield Group(some, arrays["distances"], facts["metrics"])
+            continue
+        title = f"{shots} shots, runs {start + 1}-{start + len(some)} of {len(runs)}"
+        params, losses, distances = _train_and_score(work, programs, some, size, title)
+        with work.stage(f"metrics {title}", len(some)) as advance, work.watch.stage("metrics_s"):
+            measured = _measure(work, some, distances, advance)
+        arrays = {"distances": distances, "losses": losses}
+        archive.save_group(output, name, params, arrays, {"runs": some, "metrics": measured})
+        yield Group(some, distances, measured)
+
+
+def _train_and_score(
+    work: _Work, programs: tuple[training.Programs, Callable], runs: list[Run], size: int, title: str
+) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Parameters, losses and patch distances of a group of runs."""
+    # A short group repeats its last run, so that all groups have one shape and share one program.
+    padded = (runs + [runs[-1]] * size)[:size]
+    category = np.array([list(work.splits).index(run.category) for run in padded])
+    chosen = np.array([[work.position[run.category][int(i)] for i in work.drawn[run]] for run in padded])
+    recipe = work.spec.recipe
+    steps = len(episodes.batches(runs[0], recipe.epochs, recipe.batch_size))
+    with work.stage(f"training {title}", steps) as advance, work.watch.stage("train_s"):
+        params, losses = training.train(programs[0], padded, work.train, category, chosen, recipe, advance)
+    with work.stage(f"scoring {title}", work.test.shape[1]) as advance, work.watch.stage("score_s"):
+        distances = scoring.score(programs[1], params, work.test, category, advance)
+    kept = slice(len(runs))
+    return jax.tree.map(lambda x: np.asarray(x[kept]), params), losses[kept], distances[kept]
 
 
 def _measure(
-    spec: Spec, runs: list[Run], distances: np.ndarray, splits: dict[str, Splits], advance: Callable[..., None]
+    work: _Work, runs: list[Run], distances: np.ndarray, advance: Callable[..., None]
 ) -> list[dict[str, float | None]]:
-    truths = {run.category: _truth(splits[run.category].test) for run in runs}
+    """Metrics of runs, one category at a time: the ground truth of all pixels of a data set is large."""
+    measured = {}
+    for category in dict.fromkeys(run.category for run in runs):
+        records = work.splits[category].test
+        masks = [_mask(record) for record in records]
+        defective, truth = np.array([record.defective for record in records]), metrics.prepare_truth(masks)
 
-    def measure(run: Run, patches: np.ndarray) -> dict[str, float | None]:
-        masks, defective, truth = truths[run.category]
-        fused = [spec.maps.fused(part, mask.shape) for part, mask in zip(patches, masks, strict=False)]
-        values = metrics.evaluate(fused, defective, truth)
-        advance(1)
-        return values
+        def measure(i: int, masks=masks, defective=defective, truth=truth) -> dict[str, float | None]:
+            parts = distances[i][: len(masks)]
+            fused = [work.spec.maps.fused(part, mask.shape) for part, mask in zip(parts, masks, strict=True)]
+            values = metrics.evaluate(fused, defective, truth)
+            advance(1)
+            return values
 
-    with ThreadPoolExecutor(2) as pool:
-        return list(pool.map(measure, runs, distances))
-
-
-def _truth(records: list[Record]) -> tuple[list[np.ndarray], np.ndarray, metrics.PixelTruth]:
-    masks = [sample.load_gt(record, images.read_size(record.rgb)) for record in records]
-    return masks, np.array([record.defective for record in records]), metrics.prepare_truth(masks)
+        mine = [i for i, run in enumerate(runs) if run.category == category]
+        with ThreadPoolExecutor(2) as pool:
+            measured |= dict(zip(mine, pool.map(measure, mine), strict=True))
+    return [measured[i] for i in range(len(runs))]
 
 
 def _settings(spec: Spec, categories: list[str], names: list[str]) -> dict[str, Any]:
     """Every flag and constant that can change a number; `data` stands for the bytes of all files read."""
     return {
+        "platform": jax.default_backend(),
         "dataset": spec.dataset,
         "categories": categories,
         "data": hashlib.sha256("".join(names).encode()).hexdigest(),
@@ -242,26 +252,19 @@ def _settings(spec: Spec, categories: list[str], names: list[str]) -> dict[str, 
     }
 
 
-def _results(
-    spec: Spec,
-    splits: dict[str, Splits],
-    drawn: dict[Run, np.ndarray],
-    groups: list[Group],
-    settings: dict[str, Any],
-    watch: Stopwatch,
-) -> dict[str, Any]:
+def _results(work: _Work, groups: list[Group], settings: dict[str, Any]) -> dict[str, Any]:
+    """The content of `results.json`."""
+    spec = work.spec
     measured = {run: values for group in groups for run, values in zip(group.runs, group.metrics, strict=True)}
-    shots = {str(count): [run for run in measured if run.shots == count] for count in spec.shots}
-    table = {
-        count: {
-            category: {
-                name: [measured[run][name] for run in runs if run.category == category] for name in metrics.NAMES
-            }
-            for category in splits
+
+    def per_category(value: Callable[[list[Run]], Any]) -> dict[str, dict[str, Any]]:
+        return {
+            str(shots): {c: value([r for r in measured if (r.category, r.shots) == (c, shots)]) for c in work.splits}
+            for shots in spec.shots
         }
-        for count, runs in shots.items()
-    }
-    timings = ("normals_s", "features_s", "compile_s", "train_s", "score_s", "metrics_s", "total_s")
+
+    table = per_category(lambda runs: {name: [measured[run][name] for run in runs] for name in metrics.NAMES})
+    ids = {category: [record.id for record in split.train] for category, split in work.splits.items()}
     return {
         "schema": 1,
         "dataset": spec.dataset,
@@ -269,17 +272,9 @@ def _results(
         "encoder": spec.encoder.name,
         "settings": settings,
         "results": table,
-        "mean": {count: {name: _mean(values, name) for name in metrics.NAMES} for count, values in table.items()},
-        "episodes": {
-            count: {
-                category: [
-                    [splits[category].train[i].id for i in drawn[run]] for run in runs if run.category == category
-                ]
-                for category in splits
-            }
-            for count, runs in shots.items()
-        },
-        "timings": {name: round(watch.seconds[name], 3) for name in timings},
+        "mean": {shots: {name: _mean(values, name) for name in metrics.NAMES} for shots, values in table.items()},
+        "episodes": per_category(lambda runs: [[ids[run.category][i] for i in work.drawn[run]] for run in runs]),
+        "timings": {name: round(work.watch.seconds[name], 3) for name in _TIMINGS},
         "versions": _versions(),
         "notes": [spec.encoder.note] if spec.encoder.note else [],
     }

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pirn_jax import atomic
 from pirn_jax.report import figures, page, tables
 
 HOSTILE = '<b>Söhne</b> & "co" 歯車'
@@ -175,12 +176,12 @@ def test_csv_comes_back_as_it_was(tmp_path, results):
 
 def test_files_are_replaced_whole_and_leave_nothing_behind(tmp_path, monkeypatch):
     path = tmp_path / "name"
-    tables.replace_file(path, "old")
-    tables.replace_file(path, "undecodable \udcff")
+    atomic.write_text(path, "old")
+    atomic.write_text(path, "undecodable \udcff")
     assert path.read_text("utf-8") == "undecodable \\udcff"
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        tables.replace_file(path, "new")
+        atomic.write_text(path, "new")
     assert [(file.name, file.read_text("utf-8")) for file in tmp_path.iterdir()] == [("name", "undecodable \\udcff")]
 
 

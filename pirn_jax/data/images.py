@@ -1,14 +1,34 @@
 """Decoding of image and scan files; what is wrong with one is said in words, with its name and the remedy."""
 
+import contextlib
 import pathlib
 import struct
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import PIL.Image
 import tifffile
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_MASK_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
+
+# What a decoder lets through of a damaged file differs with where the damage lies.
+_DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    ArithmeticError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    PIL.Image.DecompressionBombError,
+)
 
 
 class InputError(ValueError):
@@ -35,17 +55,22 @@ def read_size(path: pathlib.Path) -> tuple[int, int]:
     Raises:
       InputError: if the file cannot be read.
     """
-    width, height = _open(path).size
-    return height, width
+    with _decoding(path, "image"), PIL.Image.open(path) as image:
+        return image.height, image.width
 
 
 def read_mask(path: pathlib.Path) -> np.ndarray:
-    """Reads a mask as (h, w) bool, true wherever a pixel is above zero.
+    """Reads a mask as (h, w) bool, true wherever a channel other than alpha is above zero.
 
     Raises:
-      InputError: if the file cannot be read.
+      InputError: if the file cannot be read or holds another kind of image.
     """
-    return np.asarray(_open(path).convert("L")) > 0
+    image = _open(path)
+    if image.mode not in _MASK_MODES:
+        raise InputError(f"{path}: a {image.mode} image; save the mask as 8-bit greyscale")
+    # Not by way of luminance: it rounds a faint blue down to zero.
+    pixels = np.atleast_3d(np.asarray(image.convert("RGBA") if image.mode in ("LA", "P") else image))
+    return np.any(pixels[..., :3] > 0, axis=2)
 
 
 def read_xyz(path: pathlib.Path) -> np.ndarray:
@@ -54,11 +79,10 @@ def read_xyz(path: pathlib.Path) -> np.ndarray:
     Raises:
       InputError: if the file cannot be read, has another shape or type, holds NaN or infinity, or no valid point.
     """
-    try:
+    with _decoding(path, "TIFF"):
         xyz = tifffile.imread(path)
-    # What tifffile lets through of a damaged file differs with where the damage lies.
-    except (tifffile.TiffFileError, OSError, ValueError, RuntimeError, IndexError, struct.error, zlib.error) as error:
-        raise InputError(f"{path}: not a readable TIFF ({error}); export the scan again") from error
+    if not xyz.size:
+        raise InputError(f"{path}: not a readable TIFF (no image in it); export it again")
     if xyz.ndim != 3 or xyz.shape[2] != 3 or xyz.dtype.kind != "f":
         raise InputError(f"{path}: shape {xyz.shape} of {xyz.dtype}; a scan is (height, width, 3) of float32, x y z")
     invalid = int((~np.isfinite(xyz)).any(axis=2).sum())
@@ -70,12 +94,17 @@ def read_xyz(path: pathlib.Path) -> np.ndarray:
 
 
 def _open(path: pathlib.Path) -> PIL.Image.Image:
-    try:
-        image = PIL.Image.open(path)
+    with _decoding(path, "image"), PIL.Image.open(path) as image:
         image.load()
-    except (OSError, ValueError, SyntaxError, struct.error, zlib.error) as error:
-        raise InputError(f"{path}: not a readable image ({error}); export it again") from error
-    return image
+        return image
+
+
+@contextlib.contextmanager
+def _decoding(path: pathlib.Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as error:
+        raise InputError(f"{path}: not a readable {kind} ({error}); export it again") from error
 
 
 def _png_bit_depth(path: pathlib.Path) -> int | None:

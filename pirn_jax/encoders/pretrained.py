@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pirn_jax.encoders import vit
@@ -35,10 +36,7 @@ class Encoder:
 def _random() -> Encoder:
     config = vit.ViTConfig(width=192, depth=4, heads=6, position_grid=16, position_mode="plain")
     blocks = (1, 2, 3, 4)
-    image = jax.ShapeDtypeStruct((224, 224, 3), np.float32)
-    params = jax.jit(lambda key: vit.ViT(config, blocks).init(key, np.zeros(image.shape, image.dtype)))(
-        jax.random.key(0)
-    )
+    params = jax.jit(lambda key: vit.ViT(config, blocks).init(key, jnp.zeros((224, 224, 3))))(jax.random.key(0))
     note = (
         "The encoder has seeded random weights: it shows that everything runs and what the method makes of "
         "untrained features, not how well PIRN detects."

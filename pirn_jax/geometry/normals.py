@@ -15,8 +15,9 @@ _BALL = 1.5
 """Neighbours lie within `_BALL * radius` point spacings: all of a flat window (its corners are at 1.42), but not the
 far side of a depth step (our choice)."""
 
-_FLATNESS = 1e-6
-"""Least second eigenvalue of the covariance, as a share of the trace; below it the points are collinear."""
+_SPREAD = 1e-5
+"""Least share of the variance across the line that fits the points best; below it they are collinear. Rounding gives
+points on a line about 1e-7 in float32."""
 
 
 @functools.partial(jax.jit, static_argnames="radius")
@@ -41,9 +42,9 @@ def estimate(xyz: Float[Array, "h w 3"], radius: int = RADIUS) -> Float[Array, "
     count, total, moments = _neighbour_sums(scaled, valid, radius)
     mean = total / count[..., None]
     covariance = moments / count[..., None, None] - mean[..., :, None] * mean[..., None, :]
-    normal, second = _least_direction(covariance)
+    normal, spread = _least_direction(covariance)
     normal = normal * jnp.where(jnp.sum(normal * xyz, axis=-1, keepdims=True) > 0, -1.0, 1.0)
-    usable = valid & (count >= 3) & (second > _FLATNESS)
+    usable = valid & (count >= 3) & (spread > _SPREAD)
     return jnp.where(usable[..., None], normal, 0.0)
 
 
@@ -78,10 +79,12 @@ def _neighbour_sums(points, valid, radius):
 
 
 def _least_direction(a):
-    """Unit eigenvector of the least eigenvalue of symmetric 3x3 matrices, and the second eigenvalue over the trace.
+    """Unit eigenvector of the least eigenvalue of symmetric 3x3 matrices, and the spread of the points across a line.
 
     Eigenvalues in closed form (Smith, 1961); the eigenvector is orthogonal to the rows of `a - lambda I`, so it is
-    the longest of their cross products.
+    the longest of their cross products. The spread is the sum of the products of two eigenvalues, for a trace of one:
+    near a line that is the variance across it, and unlike the second eigenvalue it passes through no arccosine, which
+    would turn rounding errors of 1e-7 into 1e-4.
     """
     trace = jnp.trace(a, axis1=-2, axis2=-1)[..., None, None]
     a = a / jnp.where(trace > 0, trace, 1.0)
@@ -90,7 +93,6 @@ def _least_direction(a):
     size = jnp.sqrt(jnp.sum(deviator**2, axis=(-2, -1)) / 6.0)
     cosine = jnp.linalg.det(deviator) / jnp.where(size > 0, 2.0 * size**3, 1.0)
     angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0)) / 3.0
-    largest = 1.0 / 3.0 + 2.0 * size * jnp.cos(angle)
     least = 1.0 / 3.0 + 2.0 * size * jnp.cos(angle + 2.0 * jnp.pi / 3.0)
     rows = a - least[..., None, None] * eye
     crosses = jnp.cross(rows, jnp.roll(rows, 1, axis=-2))
@@ -98,7 +100,8 @@ def _least_direction(a):
     best = jnp.argmax(lengths, axis=-1)[..., None]
     direction = jnp.take_along_axis(crosses, best[..., None], axis=-2)[..., 0, :]
     length = jnp.sqrt(jnp.take_along_axis(lengths, best, axis=-1))
-    return direction / jnp.where(length > 0, length, 1.0), 1.0 - largest - least
+    spread = (1.0 - jnp.sum(a * a, axis=(-2, -1))) / 2.0
+    return direction / jnp.where(length > 0, length, 1.0), spread
 
 
 def resize(normals: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -23,7 +23,9 @@ def unit(x: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
 
 def cosine_cost(z: Float[Array, "n c"], p: Float[Array, "k c"]) -> Float[Array, "n k"]:
     """Cosine distance between patches and prototypes, `C_nk = 1 - cos(z_n, p_k)`, in [0, 2]."""
-    return 1.0 - unit(z) @ unit(p).T
+    # Only the prototypes are scaled before the product: another copy of all patches would cost more than the product.
+    squared = jnp.sum(z * z, axis=-1, keepdims=True)
+    return 1.0 - (z @ unit(p).T) * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
 
 
 def _sinkhorn(cost: Float[Array, "n k"], epsilon: float, iterations: int) -> Float[Array, "n k"]:

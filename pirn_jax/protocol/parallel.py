@@ -26,12 +26,14 @@ def over_runs(function: Callable, run_axes: Sequence[int | None], donate: tuple[
     devices = jax.local_device_count()
     if devices == 1:
         return jax.jit(mapped, donate_argnums=donate)
+    mesh = jax.sharding.Mesh(np.array(jax.local_devices()), ("device",))
+    by_device = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("device"))
     spread = jax.pmap(mapped, in_axes=tuple(run_axes), donate_argnums=donate)
 
     def call(*arguments):
         runs = _runs(arguments, run_axes)
         shared = [
-            jax.tree.map(lambda x: _split(x, devices), argument) if axis == 0 else argument
+            jax.device_put(jax.tree.map(lambda x: _split(x, devices), argument), by_device) if axis == 0 else argument
             for argument, axis in zip(arguments, run_axes, strict=True)
         ]
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:runs], spread(*shared))

@@ -5,9 +5,7 @@ temporary name that is renamed, so that an interrupted study holds whole groups 
 """
 
 import json
-import os
 import pathlib
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tifffile
 
+from pirn_jax import atomic
 from pirn_jax.data import images
 from pirn_jax.data.images import InputError
 from pirn_jax.data.sample import Record
@@ -22,51 +21,47 @@ from pirn_jax.protocol.episodes import Run
 from pirn_jax.protocol.scoring import Maps
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        file.write(text)
-    pathlib.Path(file.name).chmod(0o644)
-    os.replace(file.name, path)
-
-
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Writes JSON whole or not at all; NaN is refused, an undefined number is null."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    atomic.write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def claim(directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    """Makes a directory the output of a study with these settings, or continues one.
+def check(directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """Makes sure that a directory is free, or holds a study with the same settings.
 
     Args:
       directory: may not exist yet.
       settings: everything that can change a number, as JSON values.
 
     Raises:
-      InputError: if the directory belongs to a study with other settings, or cannot be written.
+      InputError: if the directory belongs to a study with other settings, or cannot be read.
     """
     path = directory / "settings.json"
-    wanted = json.loads(json.dumps(settings))
     try:
         if not path.exists():
-            write_json(path, wanted)
             return
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot be used ({error}); choose another --output_dir") from error
-    different = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); choose another --output_dir") from error
+    different = [key for key in sorted({*found, *settings}) if found.get(key) != settings.get(key)]
     if different:
-        key = different[0]
+        key, more = different[0], ", and more" if len(different) > 1 else ""
         raise InputError(
-            f"{directory}: holds a study with other settings ({key}: {found.get(key)!r} there, {wanted.get(key)!r} "
-            f"now{', and more' if len(different) > 1 else ''}); choose another --output_dir"
+            f"{directory}: holds a study with other settings ({key}: {found.get(key)!r} there, {settings.get(key)!r} "
+            f"now{more}); choose another --output_dir"
         )
 
 
-def read_settings(directory: pathlib.Path) -> dict[str, Any]:
-    """The settings of a directory that was claimed."""
-    return json.loads((directory / "settings.json").read_text(encoding="utf-8"))
+def claim(directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
+    """Makes a free directory that of a study with these settings.
+
+    Raises:
+      InputError: if the directory cannot be written.
+    """
+    try:
+        write_json(directory / "settings.json", settings)
+    except OSError as error:
+        raise InputError(f"{directory}: cannot be written ({error.strerror}); choose another --output_dir") from error
 
 
 def save_group(directory: pathlib.Path, name: str, params: Any, arrays: Mapping[str, np.ndarray], facts: Any) -> None:
@@ -81,11 +76,8 @@ def save_group(directory: pathlib.Path, name: str, params: Any, arrays: Mapping[
     """
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(directory.resolve() / "params" / name, params, force=True)
-    path = directory / "groups" / f"{name}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+    with atomic.replacing(directory / "groups" / f"{name}.npz") as file:
         np.savez(file, **{"facts": np.array(json.dumps(facts, allow_nan=False)), **arrays})  # pyright: ignore
-    os.replace(file.name, path)
 
 
 def load_group(directory: pathlib.Path, name: str) -> tuple[dict[str, np.ndarray], Any] | None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import PIL.Image
 
 from pirn_jax import features
 from pirn_jax.data import images, sample
@@ -13,6 +14,9 @@ from pirn_jax.protocol.scoring import Maps
 from pirn_jax.report.page import Gallery, Picture
 
 _OF_EACH_KIND = 2
+
+_SIDE = 256
+"""Longest side of a picture in pixels: enough to judge by, and a page of ten categories stays under 15 MB."""
 
 
 def build(run: Run, records: Sequence[Record], distances: np.ndarray, maps: Maps) -> Gallery:
@@ -48,15 +52,22 @@ def build(run: Run, records: Sequence[Record], distances: np.ndarray, maps: Maps
 
 def _picture(kind: str, record: Record, distances: np.ndarray, score: float, maps: Maps) -> Picture:
     part = sample.load(record)
-    rgb_map, normals_map = maps.modalities(distances, part.gt.shape)
+    height, width = part.gt.shape
+    shrink = min(1.0, _SIDE / max(height, width))
+    size = (round(height * shrink), round(width * shrink))
+    rgb_map, normals_map = maps.modalities(distances, size)
     return Picture(
         kind=kind,
         sample_id=record.id,
         defect=record.defect,
         score=score,
-        rgb=part.rgb,
-        normals=normals.to_image(features.surface_normals(part)),
+        rgb=_resized(part.rgb, size),
+        normals=normals.to_image(normals.resize(features.surface_normals(part), size)),
         maps={"RGB map": rgb_map, "Normals map": normals_map},
         fused=rgb_map + normals_map,
-        gt=part.gt,
+        gt=_resized(part.gt, size),
     )
+
+
+def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return np.asarray(PIL.Image.fromarray(image).resize((size[1], size[0])))

@@ -10,6 +10,7 @@ import jinja2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from pirn_jax import atomic
 from pirn_jax.report import figures, tables
 
 KINDS = ("best detected", "worst detected", "false alarm")
@@ -110,7 +111,7 @@ def write_page(path: str | os.PathLike[str], results: dict[str, Any], galleries:
         settings={name: _plain(value) for name, value in results["settings"].items()},
         timings={name.removesuffix("_s"): _seconds(value) for name, value in results["timings"].items()},
     )
-    tables.replace_file(path, text)
+    atomic.write_text(path, text)
 
 
 def _extremes(shots: list[str]) -> list[str]:

@@ -11,8 +11,9 @@ import os
 import textwrap
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+
+from pirn_jax import atomic
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30%"}
 UNDEFINED = "–"
@@ -138,16 +139,4 @@ def write_csv(results: dict[str, Any], path: str | os.PathLike[str]) -> None:
         for category, metrics in results["results"][shots].items():
             columns = zip(*(metrics[metric] for metric in METRICS), strict=True)
             writer.writerows([shots, category, seed, *values] for seed, values in enumerate(columns))
-    replace_file(path, buffer.getvalue())
-
-
-def replace_file(path: str | os.PathLike[str], text: str) -> None:
-    """Writes UTF-8 to a temporary sibling and renames it, so that a reader never sees half a file."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # Undecodable bytes in a folder's name arrive as lone surrogates, which UTF-8 refuses: they are shown escaped.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic.write_text(path, buffer.getvalue())

@@ -1,0 +1,300 @@
+"""Features are the same bits however they are asked for: from the cache or not, in any order, by several processes."""
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+
+from pirn_jax import features
+from pirn_jax.data.images import InputError
+from pirn_jax.data.sample import Record, Sample
+from pirn_jax.encoders import pretrained, vit
+from pirn_jax.stopwatch import Stopwatch
+
+SIZE = 28
+PARTS = features.BATCH + 3
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return make_encoder()
+
+
+def make_encoder(seed: int = 0, blocks: tuple[int, ...] = (1, 2)) -> pretrained.Encoder:
+    config = vit.ViTConfig(width=12, depth=2, heads=3, patch=7, position_grid=4)
+    shapes = jax.eval_shape(vit.ViT(config, blocks).init, jax.random.key(0), jnp.zeros((SIZE, SIZE, 3)))
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.2, size=leaf.shape), jnp.float32), shapes)
+    return pretrained._make("tiny", config, params, blocks, "")
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return write_parts(tmp_path_factory.mktemp("parts"))
+
+
+def write_parts(folder: pathlib.Path) -> list[Record]:
+    """Parts of 10x16 pixels, each with another surface and colour."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:10, :16] * 1e-3
+    found = []
+    for i in range(PARTS):
+        rgb, xyz = folder / f"{i:03}.png", folder / f"{i:03}.tiff"
+        z = 0.5 + rng.normal() * x + rng.normal() * y + 1e-4 * rng.normal(size=x.shape)
+        PIL.Image.fromarray(rng.integers(0, 256, (10, 16, 3), dtype=np.uint8)).save(rgb)
+        tifffile.imwrite(xyz, np.stack([x, y, z], axis=-1).astype(np.float32), photometric="rgb")
+        found.append(Record("bolt", "train", "good", f"train/good/{i:03}", rgb, xyz))
+    return found
+
+
+def extract(records, encoder, cache, size=SIZE, **options) -> np.ndarray:
+    names = features.identify(records, encoder, size)
+    return features.extract(records, names, encoder, size, cache, Stopwatch(), **options)
+
+
+def cached(cache: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(cache.rglob("*.npy"))
+
+
+def copied(record: Record, folder: pathlib.Path) -> Record:
+    return dataclasses.replace(
+        record, rgb=pathlib.Path(shutil.copy(record.rgb, folder)), xyz=pathlib.Path(shutil.copy(record.xyz, folder))
+    )
+
+
+def test_features_have_both_modalities_of_every_part(records, encoder, tmp_path):
+    found = extract(records, encoder, tmp_path)
+    assert found.shape == (PARTS, 2, 16, 12)
+    assert found.dtype == np.float32
+    assert np.isfinite(found).all()
+    assert len(np.unique(found.reshape(PARTS, -1)[:, 0])) == PARTS
+
+
+def test_features_are_those_of_the_encoder(records, encoder, tmp_path):
+    part = features.sample.load(records[2])
+    model = jax.jit(vit.ViT(encoder.config, encoder.blocks).apply)
+    rgb, normals = (
+        model(encoder.params, image) for image in vit.normalise(jnp.asarray(features.network_input(part, SIZE)))
+    )
+    found = extract(records[2:3], encoder, tmp_path)
+    np.testing.assert_allclose(found[0], np.stack([rgb, normals]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_hit_gives_the_bits_of_the_miss_and_opens_no_image(records, encoder, tmp_path, monkeypatch):
+    missed = extract(records, encoder, tmp_path)
+    assert len(cached(tmp_path)) == PARTS
+    monkeypatch.setattr(features, "network_input", None)
+    np.testing.assert_array_equal(extract(records, encoder, tmp_path), missed)
+
+
+def test_the_cache_may_be_deleted(records, encoder, tmp_path):
+    first = extract(records, encoder, tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache")
+    np.testing.assert_array_equal(extract(records, encoder, tmp_path / "cache"), first)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [range(PARTS)[::-1], [4], range(1, PARTS, 2), [10, 0, 9, 1], [3, 3, 5]],
+    ids=["reversed", "one", "every other", "from both batches", "twice"],
+)
+def test_features_do_not_depend_on_what_shares_their_batch(records, encoder, tmp_path, order):
+    together = extract(records, encoder, tmp_path / "together")
+    apart = extract([records[i] for i in order], encoder, tmp_path / "apart")
+    np.testing.assert_array_equal(apart, together[list(order)])
+
+
+def test_what_is_missing_is_added_to_what_is_there(records, encoder, tmp_path):
+    whole = extract(records, encoder, tmp_path / "whole")
+    extract(records[3:6], encoder, tmp_path / "grown")
+    done = []
+    found = extract(records, encoder, tmp_path / "grown", progress=done.append)
+    np.testing.assert_array_equal(found, whole)
+    assert done == [3, PARTS - 3]
+    done.clear()
+    extract(records, encoder, tmp_path / "grown", progress=done.append)
+    assert done == [PARTS]
+
+
+def test_one_program_serves_all_batches(records, tmp_path):
+    features._program.cache_clear()
+    encoder = make_encoder(1)
+    with Stopwatch() as watch:
+        names = features.identify(records, encoder, SIZE)
+        features.extract(records[:2], names[:2], encoder, SIZE, tmp_path, watch)
+        compiled = watch.compilations
+        features.extract(records, names, encoder, SIZE, tmp_path, watch)
+    assert watch.compilations == compiled > 0
+    assert watch.seconds["normals_s"] > 0
+    assert watch.seconds["features_s"] > 0
+
+
+def test_names_follow_the_bytes_of_the_files(records, encoder, tmp_path):
+    names = features.identify(records, encoder, SIZE)
+    assert len(set(names)) == PARTS
+    copy = copied(records[0], tmp_path)
+    renamed = dataclasses.replace(copy, category="nut", id="test/dent/7", defect="dent")
+    assert features.identify([renamed], encoder, SIZE) == names[:1]
+    for path in (copy.rgb, copy.xyz):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        assert features.identify([copy], encoder, SIZE) != names[:1]
+        path.write_bytes(whole)
+    assert features.identify([copy], encoder, SIZE) == names[:1]
+
+
+def test_names_tell_colour_from_scan(records, encoder):
+    one = records[0]
+    swapped = dataclasses.replace(one, rgb=one.xyz, xyz=one.rgb)
+    assert features.identify([swapped], encoder, SIZE) != features.identify([one], encoder, SIZE)
+
+
+def test_names_follow_the_encoder_and_the_input(records, encoder, monkeypatch):
+    one = records[:1]
+    names = {features.identify(one, other, SIZE)[0] for other in (encoder, make_encoder(1), make_encoder(0, (1,)))}
+    names.add(features.identify(one, encoder, 2 * SIZE)[0])
+    monkeypatch.setattr(features.normals, "RADIUS", features.normals.RADIUS + 1)
+    names.add(features.identify(one, encoder, SIZE)[0])
+    monkeypatch.setattr(features, "_RECIPE", "another")
+    names.add(features.identify(one, encoder, SIZE)[0])
+    assert len(names) == 6
+    assert features.identify(one, make_encoder(), SIZE) != features.identify(one, make_encoder(1), SIZE)
+
+
+def test_encoders_of_equal_weights_share_names(records, encoder):
+    assert features.identify(records, make_encoder(), SIZE) == features.identify(records, encoder, SIZE)
+
+
+@pytest.mark.parametrize("length", [0, 1, 60, 127, 128, 129, 500, -1])
+def test_a_truncated_file_of_the_cache_is_computed_again(records, encoder, tmp_path, length):
+    whole = extract(records[:2], encoder, tmp_path)
+    for path in cached(tmp_path):
+        data = path.read_bytes()
+        path.write_bytes(data[:length])
+        np.testing.assert_array_equal(extract(records[:2], encoder, tmp_path), whole)
+        assert path.read_bytes() == data
+
+
+def test_a_file_of_the_cache_that_holds_something_else_is_computed_again(records, encoder, tmp_path):
+    whole = extract(records[:1], encoder, tmp_path)
+    (path,) = cached(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(b"\0" * len(data))
+    np.testing.assert_array_equal(extract(records[:1], encoder, tmp_path), whole)
+    assert path.read_bytes() == data
+
+
+def test_what_an_interrupted_process_left_behind_is_passed_over(records, encoder, tmp_path):
+    whole = extract(records[:1], encoder, tmp_path)
+    (path,) = cached(tmp_path)
+    for name in ("tmpabc.tmp", ".tmpabc.tmp", f"{path.name}.tmp"):
+        (path.parent / name).write_bytes(path.read_bytes()[:200])
+    np.testing.assert_array_equal(extract(records[:1], encoder, tmp_path), whole)
+
+
+def test_no_temporary_file_stays_behind(records, encoder, tmp_path):
+    extract(records[:3], encoder, tmp_path)
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".npy"}
+
+
+def race(folder: str, cache: str, rounds: str, out: str) -> None:
+    """Extracts everything anew in each round, into a cache that another process fills at the same time."""
+    records, encoder = write_parts(pathlib.Path(folder)), make_encoder()
+    found = []
+    for turn in range(int(rounds)):
+        other = dataclasses.replace(encoder, digest=f"{turn}")
+        found.append(extract(records, other, pathlib.Path(cache)))
+    np.save(out, np.stack(found))
+
+
+def test_two_processes_may_fill_one_cache(records, encoder, tmp_path):
+    expected = extract(records, encoder, tmp_path / "alone")
+    command = "import sys; from tests import test_features; test_features.race(*sys.argv[1:])"
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])}
+    children = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        arguments = [str(tmp_path / name), str(tmp_path / "shared"), "20", str(tmp_path / f"{name}.npy")]
+        children.append(subprocess.Popen([sys.executable, "-c", command, *arguments], env=environment))
+    assert [child.wait(120) for child in children] == [0, 0]
+    for name in ("one", "two"):
+        for found in np.load(tmp_path / f"{name}.npy"):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_each_modality_follows_its_own_file(records, encoder, tmp_path):
+    one, other = records[0], records[1]
+    recoloured = dataclasses.replace(one, rgb=other.rgb)
+    reshaped = dataclasses.replace(one, xyz=other.xyz)
+    first, colour, shape = extract([one, recoloured, reshaped], encoder, tmp_path)
+    np.testing.assert_array_equal(colour[1], first[1])
+    np.testing.assert_array_equal(shape[0], first[0])
+    assert np.abs(colour[0] - first[0]).max() > 1e-3
+    assert np.abs(shape[1] - first[1]).max() > 1e-3
+
+
+def test_extraction_leaves_the_encoder_as_it_is(records, tmp_path):
+    encoder = make_encoder()
+    before = jax.tree.map(np.array, encoder.params)
+    extract(records, encoder, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, before, encoder.params)
+
+
+def test_an_unreadable_part_is_named(records, encoder, tmp_path):
+    copy = copied(records[0], tmp_path)
+    copy.xyz.write_bytes(copy.xyz.read_bytes()[:300])
+    with pytest.raises(InputError, match=r"000\.tiff: not a readable TIFF"):
+        extract([records[1], copy], encoder, tmp_path / "cache")
+    copy.rgb.unlink()
+    with pytest.raises(InputError, match=r"000\.png: cannot be read \(No such file"):
+        features.identify([copy], encoder, SIZE)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 6), (7, 2), (5, 8), (6, 3, 3)])
+def test_square_puts_the_image_in_the_middle_of_zeros(shape):
+    image = np.arange(1, np.prod(shape) + 1).reshape(shape)
+    padded = features.square(image)
+    side = max(shape[:2])
+    assert padded.shape == (side, side, *shape[2:])
+    top, left = (side - shape[0]) // 2, (side - shape[1]) // 2
+    np.testing.assert_array_equal(padded[top : top + shape[0], left : left + shape[1]], image)
+    assert np.count_nonzero(padded) == image.size
+
+
+def test_the_network_sees_colours_first_and_normals_second():
+    y, x = np.mgrid[:28, :28] * 1e-3
+    xyz = np.stack([x, y, np.full_like(x, 0.5)], axis=-1).astype(np.float32)
+    xyz[:, :8] = 0.0
+    rgb = np.full((28, 28, 3), (200, 100, 50), np.uint8)
+    seen = features.network_input(Sample(rgb, xyz, np.zeros((28, 28), bool)), 14)
+    assert seen.shape == (2, 14, 14, 3)
+    assert seen.dtype == np.uint8
+    np.testing.assert_array_equal(seen[0], np.broadcast_to([200, 100, 50], (14, 14, 3)))
+    np.testing.assert_array_equal(seen[1, :, 6:], np.broadcast_to([128, 128, 255], (14, 8, 3)))
+    assert not seen[1, :, :3].any()
+
+
+def test_the_network_sees_a_part_that_is_not_square_between_black_bands(records):
+    seen = features.network_input(features.sample.load(records[0]), 32)
+    assert not seen[:, :5].any()
+    assert not seen[:, -5:].any()
+    assert seen[0, 8:-8].any(axis=-1).all()
+    assert seen[1, 8:-8].any(axis=-1).all()
+
+
+def test_the_place_of_the_cache_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIRN_CACHE", str(tmp_path / "mine"))
+    assert features.cache_directory() == tmp_path / "mine"
+    monkeypatch.setenv("PIRN_CACHE", "")
+    assert features.cache_directory() == pathlib.Path.home() / ".cache" / "pirn_jax"
+    monkeypatch.delenv("PIRN_CACHE")
+    assert features.cache_directory() == pathlib.Path.home() / ".cache" / "pirn_jax"

@@ -1,0 +1,182 @@
+"""The command as its users run it: what it writes, that it continues, and what it says when something is wrong."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tifffile
+
+from pirn_jax.report import archive
+
+ROOT = pathlib.Path(__file__).parent.parent
+# Eleven runs are more than one group, so that an interrupted study has something to continue.
+STUDY = ("--debug", "--categories=knob", "--seeds=11", "--epochs=8", "--learning_rate=0.003", "--num_layers=1")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def start(cache, *flags):
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.fewshot", *flags],
+        cwd=ROOT,
+        env={**os.environ, "PIRN_CACHE": str(cache), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(cache, *flags):
+    process = start(cache, *flags)
+    output, errors = process.communicate(timeout=300)
+    return process.returncode, output, errors
+
+
+@pytest.fixture(scope="module")
+def finished(cache, tmp_path_factory):
+    """An uninterrupted study: its directory, results and what it printed."""
+    directory = tmp_path_factory.mktemp("out") / "study"
+    status, output, errors = run(cache, *STUDY, f"--output_dir={directory}")
+    assert status == 0, errors
+    return directory, json.loads((directory / "results.json").read_text()), output
+
+
+def test_results_keep_the_contract(finished):
+    _, results, _ = finished
+    assert results["schema"] == 1
+    assert {"dataset", "method", "encoder", "settings", "results", "mean", "episodes", "timings", "versions"} <= set(
+        results
+    )
+    values = results["results"]["2"]["knob"]
+    assert set(values) == {"image_auroc", "pixel_auroc", "aupro_30"}
+    for name, per_seed in values.items():
+        assert len(per_seed) == 11
+        assert all(0 <= value <= 1 for value in per_seed)
+        np.testing.assert_allclose(results["mean"]["2"][name]["mean"], np.mean(per_seed))
+        np.testing.assert_allclose(results["mean"]["2"][name]["std"], np.std(per_seed))
+    episodes = results["episodes"]["2"]["knob"]
+    assert len(episodes) == 11
+    assert all(len(set(episode)) == 2 and episode[0].startswith("train/good/") for episode in episodes)
+    timings = {"normals_s", "features_s", "compile_s", "train_s", "score_s", "metrics_s", "total_s"}
+    assert set(results["timings"]) == timings
+    assert results["settings"]["epochs"] == 8
+    assert results["settings"]["learning_rate"] == 0.003
+
+
+def test_every_output_says_that_the_weights_are_random(finished):
+    directory, results, output = finished
+    assert "random weights" in output
+    assert "random weights" in (directory / "report.html").read_text()
+    assert any("random weights" in note for note in results["notes"])
+
+
+def test_csv_holds_the_same_numbers(finished):
+    directory, results, _ = finished
+    rows = list(csv.DictReader((directory / "results.csv").read_text().splitlines()))
+    assert [float(row["pixel_auroc"]) for row in rows] == results["results"]["2"]["knob"]["pixel_auroc"]
+
+
+def test_loss_falls_and_scores_come_from_the_saved_parameters(finished):
+    directory, _, _ = finished
+    arrays, facts = archive.load_group(directory, "2-000")
+    assert (arrays["losses"][:, -1] < 0.8 * arrays["losses"][:, 0]).all()
+    params = archive.load_params(directory, "2-000")
+    assert params["decoder"]["prototypes"].shape == (len(facts["runs"]), 2, 10, 192)
+
+
+def test_maps_have_the_size_of_the_images_and_their_maximum_ranks_the_parts(finished):
+    directory, results, _ = finished
+    maps = {p.relative_to(directory): tifffile.imread(p) for p in sorted((directory / "maps").rglob("*.tiff"))}
+    assert len(maps) == 9
+    assert {m.shape for m in maps.values()} == {(192, 192)}
+    scores = {path: m.max() for path, m in maps.items()}
+    good = [s for path, s in scores.items() if path.parent.name == "good"]
+    bad = [s for path, s in scores.items() if path.parent.name != "good"]
+    auroc = np.mean([(b > g) + 0.5 * (b == g) for b in bad for g in good])
+    np.testing.assert_allclose(auroc, results["results"]["2"]["knob"]["image_auroc"][0])
+
+
+def measured(directory):
+    results = json.loads((directory / "results.json").read_text())
+    return {key: results[key] for key in ("settings", "results", "mean", "episodes")}
+
+
+def test_a_finished_study_is_not_run_again(finished, cache):
+    directory, _, output = finished
+    before = measured(directory)
+    written = (directory / "groups" / "2-000.npz").stat().st_mtime_ns
+    status, again, errors = run(cache, *STUDY, f"--output_dir={directory}")
+    assert status == 0
+    assert "training" not in errors
+    assert again == output
+    assert measured(directory) == before
+    assert (directory / "groups" / "2-000.npz").stat().st_mtime_ns == written
+
+
+def test_other_settings_are_refused(finished, cache):
+    directory, _, _ = finished
+    status, _, errors = run(cache, *STUDY, "--sigma=2", f"--output_dir={directory}")
+    assert status == 1
+    assert errors.strip().splitlines()[-1] == (
+        f"error: {directory}: holds a study with other settings (sigma: 4.0 there, 2.0 now); choose another --output_dir"
+    )
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "ctrl-c"])
+def test_an_interrupted_study_continues_to_the_same_results(finished, cache, tmp_path, stop):
+    directory = tmp_path / "study"
+    process = start(cache, *STUDY, f"--output_dir={directory}")
+    deadline = time.monotonic() + 120
+    while not (directory / "groups" / "2-000.npz").exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if stop == signal.SIGINT else -9), errors
+    if stop == signal.SIGINT:
+        assert "the same command continues" in errors
+        assert "Traceback" not in errors
+    assert not (directory / "results.json").exists()
+    written = (directory / "groups" / "2-000.npz").stat().st_mtime_ns
+    status, _, errors = run(cache, *STUDY, f"--output_dir={directory}")
+    assert status == 0, errors
+    assert (directory / "groups" / "2-000.npz").stat().st_mtime_ns == written
+    assert measured(directory) == measured(finished[0])
+
+
+WRONG = {
+    "unknown flag": (("--shot=3",), "shot"),
+    "unknown encoder": (("--encoder=resnet",), "encoder"),
+    "shots": (("--shots=ten",), "--shots=ten"),
+    "more shots than parts": (("--shots=5",), "knob: 5 shots asked for, but only 4 good parts"),
+    "unknown category": (("--categories=teapot",), "teapot"),
+    "no data_dir": (("--dataset=mvtec3d",), "--data_dir"),
+    "missing folder": (("--dataset=mvtec3d", "--data_dir=/nowhere/at all"), "/nowhere/at all: no such folder"),
+    "neighbours": (("--neighbours=11",), "neighbours=11"),
+    "input size": (("--input_size=225",), "--input_size=225"),
+    "epsilon": (("--epsilon=0",), "epsilon"),
+    "stray argument": (("knob",), "knob"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_input_is_one_sentence_and_status_one(case, cache, tmp_path):
+    flags, named = WRONG[case]
+    base = () if "--dataset=mvtec3d" in flags else ("--debug",)
+    status, output, errors = run(cache, *base, "--categories=knob", *flags, f"--output_dir={tmp_path / 'out'}")
+    assert status == 1
+    assert named in errors
+    assert "Traceback" not in errors
+    assert output == ""
+    assert not (tmp_path / "out").exists()
