@@ -3,19 +3,24 @@
     python -m experiments.benchmark --suite=seeds
 
 Suites:
-  seeds: ten runs trained together, against the same ten trained one after the other.
+  seeds: ten seeds together, against ten runs of one seed: "training" is the compiled steps alone, "study" a whole
+    study of one category of the built-in parts, from cached features to metrics.
 """
 
+import contextlib
 import pathlib
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 from absl import app, flags
 
-from pirn_jax import pirn
+from pirn_jax import features, pirn, study
+from pirn_jax.data import mvtec3d, procedural
+from pirn_jax.encoders import pretrained
 from pirn_jax.protocol import episodes, training
 from pirn_jax.protocol.episodes import Run
 from pirn_jax.report import archive
@@ -29,7 +34,7 @@ _RUNS, _SHOTS, _PATCHES = 10, 10, 256
 _RECIPE = training.Recipe(epochs=10, learning_rate=1e-3, batch_size=4)
 
 
-def alternate(ours: Callable[[], None], reference: Callable[[], None], repeats: int) -> dict[str, float]:
+def alternate(ours: Callable[[], object], reference: Callable[[], object], repeats: int) -> dict[str, float]:
     """Medians in seconds of both sides, timed in turns after one call each, and reference / ours."""
     times: tuple[list[float], list[float]] = ([], [])
     for repeat in range(repeats + 1):
@@ -44,16 +49,40 @@ def alternate(ours: Callable[[], None], reference: Callable[[], None], repeats: 
 
 def seeds() -> dict[str, dict[str, float]]:
     """Ten seeds in one call of the program, against ten calls of the program for one seed."""
-    features = jax.random.normal(jax.random.key(0), (1, _SHOTS, 2, _PATCHES, _CHANNELS.value))
+    values = jax.random.normal(jax.random.key(0), (1, _SHOTS, 2, _PATCHES, _CHANNELS.value))
     programs = training.compile_programs(pirn.pirn(pirn.Config()), _RECIPE)
     runs = [Run("part", _SHOTS, seed) for seed in range(_RUNS)]
 
     def train(some: list[Run]) -> None:
         chosen = np.array([episodes.draw(run, _SHOTS) for run in some])
-        params, _ = training.train(programs, some, features, np.zeros(len(some), int), chosen, _RECIPE)
+        params, _ = training.train(programs, some, values, np.zeros(len(some), int), chosen, _RECIPE)
         jax.block_until_ready(params)
 
-    return {"training": alternate(lambda: train(runs), lambda: [train([run]) for run in runs][0], _REPEATS.value)}
+    def train_each() -> None:
+        for run in runs:
+            train([run])
+
+    return {
+        "training": alternate(lambda: train(runs), train_each, _REPEATS.value),
+        "study": alternate(lambda: _study(_RUNS), lambda: [_study(1) for _ in runs], _REPEATS.value),
+    }
+
+
+def _study(count: int) -> None:
+    """A study of one category with this many seeds, in a directory of its own."""
+    cache = features.cache_directory()
+    jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
+    splits = mvtec3d.read(procedural.ensure(cache, categories=("knob",)))
+    recipe = training.Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
+    spec = study.Spec("procedural", (_SHOTS,), count, pirn.Config(), recipe, pretrained.load("random"), 224, 4.0)
+    with tempfile.TemporaryDirectory() as directory:
+        study.run(spec, splits, pathlib.Path(directory), _quiet)
+
+
+@contextlib.contextmanager
+def _quiet(title: str, total: int) -> Iterator[Callable[..., None]]:
+    del title, total
+    yield lambda *_: None
 
 
 SUITES = {"seeds": seeds}

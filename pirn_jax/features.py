@@ -4,13 +4,13 @@ import functools
 import hashlib
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 import PIL.Image
 
+from pirn_jax import atomic
 from pirn_jax.data import sample
 from pirn_jax.data.images import InputError
 from pirn_jax.data.sample import Record, Sample
@@ -139,8 +139,5 @@ def _load(path: pathlib.Path) -> np.ndarray | None:
 
 
 def _save(path: pathlib.Path, features: np.ndarray) -> None:
-    """Writes under a temporary name and renames, so that a reader sees a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+    with atomic.replacing(path) as file:
         np.save(file, features)
-    os.replace(file.name, path)

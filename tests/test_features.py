@@ -206,6 +206,25 @@ def test_no_temporary_file_stays_behind(records, encoder, tmp_path):
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".npy"}
 
 
+def test_a_file_of_the_cache_appears_whole_though_two_write_it(records, encoder, tmp_path, monkeypatch):
+    whole = extract(records[:1], encoder, tmp_path / "alone")
+    save, there = np.save, []
+
+    def save_while_another_does(file, array):
+        if not there:
+            there.append(len(cached(tmp_path / "shared")))
+            extract(records[:1], encoder, tmp_path / "shared")
+        save(file, array)
+        file.flush()
+        there.append(len(cached(tmp_path / "shared")))
+
+    monkeypatch.setattr(np, "save", save_while_another_does)
+    np.testing.assert_array_equal(extract(records[:1], encoder, tmp_path / "shared"), whole)
+    # Before either writes, when the inner one has written but not yet renamed, and when it has.
+    assert there == [0, 0, 1]
+    np.testing.assert_array_equal(np.load(cached(tmp_path / "shared")[0]), whole[0])
+
+
 def race(folder: str, cache: str, rounds: str, out: str) -> None:
     """Extracts everything anew in each round, into a cache that another process fills at the same time."""
     records, encoder = write_parts(pathlib.Path(folder)), make_encoder()
@@ -223,7 +242,7 @@ def test_two_processes_may_fill_one_cache(records, encoder, tmp_path):
     children = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        arguments = [str(tmp_path / name), str(tmp_path / "shared"), "20", str(tmp_path / f"{name}.npy")]
+        arguments = [str(tmp_path / name), str(tmp_path / "shared"), "5", str(tmp_path / f"{name}.npy")]
         children.append(subprocess.Popen([sys.executable, "-c", command, *arguments], env=environment))
     assert [child.wait(120) for child in children] == [0, 0]
     for name in ("one", "two"):

@@ -127,9 +127,8 @@ def test_other_settings_are_refused(finished, cache):
     directory, _, _ = finished
     status, _, errors = run(cache, *STUDY, "--sigma=2", f"--output_dir={directory}")
     assert status == 1
-    assert errors.strip().splitlines()[-1] == (
-        f"error: {directory}: holds a study with other settings (sigma: 4.0 there, 2.0 now); choose another --output_dir"
-    )
+    said = f"{directory}: holds a study with other settings (sigma: 4.0 there, 2.0 now); choose another --output_dir"
+    assert errors.strip().splitlines()[-1] == f"error: {said}"
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "ctrl-c"])

@@ -106,7 +106,9 @@ def test_good_parts_supply_false_positives():
 def test_evaluate_scores_parts_by_the_maximum_of_their_maps():
     masks = [squares((0, 0)), np.zeros((8, 10), bool), np.zeros((5, 5), bool)]
     maps = [mask * 0.5 for mask in masks]
-    maps[1][3, 3] = 0.4
+    maps[0][:3, :3] = 0.0
+    maps[0][1, 1] = 0.5
+    maps[1][:] = 0.4
     values = metrics.evaluate(maps, np.array([True, False, False]), metrics.prepare_truth(masks))
     assert values["image_auroc"] == 1.0
     maps[2][:] = 0.6

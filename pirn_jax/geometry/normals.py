@@ -49,9 +49,10 @@ def estimate(xyz: Float[Array, "h w 3"], radius: int = RADIUS) -> Float[Array, "
 
 
 def _spacing(xyz, valid):
-    """Median distance of horizontally adjacent valid points."""
-    steps = jnp.linalg.norm(jnp.diff(xyz, axis=1), axis=-1)
-    return jnp.nanmedian(jnp.where(valid[:, 1:] & valid[:, :-1], steps, jnp.nan))
+    """Median distance of adjacent valid points, along rows or columns, whichever is larger; zero without any."""
+    across = jnp.where(valid[:, 1:] & valid[:, :-1], jnp.linalg.norm(jnp.diff(xyz, axis=1), axis=-1), jnp.nan)
+    down = jnp.where(valid[1:] & valid[:-1], jnp.linalg.norm(jnp.diff(xyz, axis=0), axis=-1), jnp.nan)
+    return jnp.nan_to_num(jnp.fmax(jnp.nanmedian(across), jnp.nanmedian(down)))
 
 
 def _neighbour_sums(points, valid, radius):

@@ -22,8 +22,7 @@ class PixelTruth(NamedTuple):
 
     Attributes:
       defective: (pixels,) true on defects.
-      overlap: (pixels,) share of the mean per-region overlap that a found pixel adds: 1 / (pixels of its region *
-        number of regions), 0 on good pixels.
+      overlap: (pixels,) share of its region that a found pixel adds, 1 / (pixels of the region); 0 on good pixels.
     """
 
     defective: Bool[np.ndarray, " pixels"]
@@ -32,16 +31,14 @@ class PixelTruth(NamedTuple):
 
 def prepare_truth(masks: Sequence[Bool[np.ndarray, "_ _"]]) -> PixelTruth:
     """Labels the 8-connected regions of the masks of all test parts, good ones included."""
-    overlaps, regions = [], 0
+    overlaps = []
     for mask in masks:
         labels = np.zeros(mask.shape, np.int32)
-        count = int(scipy.ndimage.label(mask, structure=_EIGHT_NEIGHBOURS, output=labels))  # pyright: ignore
-        sizes = np.bincount(labels.ravel(), minlength=count + 1).astype(float)
-        share = 1.0 / np.maximum(sizes, 1.0)
+        scipy.ndimage.label(mask, structure=_EIGHT_NEIGHBOURS, output=labels)
+        share = 1.0 / np.maximum(np.bincount(labels.ravel()), 1)
         share[0] = 0.0
         overlaps.append(share[labels].ravel())
-        regions += count
-    return PixelTruth(np.concatenate([mask.ravel() for mask in masks]), np.concatenate(overlaps) / max(regions, 1))
+    return PixelTruth(np.concatenate([mask.ravel() for mask in masks]), np.concatenate(overlaps))
 
 
 def evaluate(

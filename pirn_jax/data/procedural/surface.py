@@ -5,7 +5,6 @@ import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +131,7 @@ def dome(t2: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(1 - t2, 0))
 
 
-def paint(albedo: np.ndarray, colour: ArrayLike, cover: np.ndarray) -> None:
+def paint(albedo: np.ndarray, colour: np.ndarray | tuple[float, float, float], cover: np.ndarray) -> None:
     """Lays `colour` (3,) or (h, w, 3) over `albedo` in place, by `cover` (h, w) in [0, 1]."""
     albedo += cover[..., None] * (np.asarray(colour, np.float32) - albedo)
 
