@@ -72,9 +72,11 @@ def _study(count: int) -> None:
     """A study of one category with this many seeds, in a directory of its own."""
     cache = features.cache_directory()
     jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-    splits = mvtec3d.read(procedural.ensure(cache, categories=("knob",)))
+    splits = mvtec3d.read(procedural.ensure(cache, categories=("knob",)), ("knob",))
     recipe = training.Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
-    spec = study.Spec("procedural", (_SHOTS,), count, pirn.Config(), recipe, pretrained.load("random"), 224, 4.0)
+    spec = study.Spec(
+        "procedural", (_SHOTS,), count, "pirn", pirn.Config(), recipe, pretrained.load("random"), 224, 4.0
+    )
     with tempfile.TemporaryDirectory() as directory:
         study.run(spec, splits, pathlib.Path(directory), _quiet)
 

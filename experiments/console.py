@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar where a person watches, one line a stage elsewhere."""
+"""Progress: a bar where a person watches, and everywhere one line for each finished stage."""
 
 import contextlib
 import sys

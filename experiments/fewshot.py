@@ -8,6 +8,7 @@ interrupted study.
 """
 
 import dataclasses
+import math
 import pathlib
 import sys
 
@@ -24,13 +25,12 @@ from pirn_jax.protocol import training
 from pirn_jax.report import archive, gallery, page, tables
 
 DATASETS = ("procedural", "mvtec3d")
-METHODS = ("pirn",)
 
 PRESETS = {
     # Our choice for the built-in parts, within the minutes of a laptop: fewer and larger steps than the paper's.
     "default": (pirn.Config(), training.Recipe(epochs=40, learning_rate=1e-3, batch_size=4)),
     # The paper where it speaks: Sec. 4 for K, L, epochs and learning rate, Eq. 5 for the injection. Rows of the plan
-    # are normalised: Eq. 2 as printed makes the decoder an identity map.
+    # are normalised: together with this injection, Eq. 2 as printed makes the decoder an identity map.
     "paper": (pirn.Config(injection="paper"), training.Recipe()),
 }
 
@@ -41,7 +41,7 @@ flags.DEFINE_string("data_dir", None, "Folder of the data set, with one folder f
 flags.DEFINE_list("categories", [], "Categories; all by default.")
 flags.DEFINE_list("shots", ["10"], "Numbers of good parts to learn from.")
 flags.DEFINE_integer("seeds", 10, "How many random draws of the good parts.", lower_bound=1)
-flags.DEFINE_enum("method", "pirn", METHODS, "Method.")
+flags.DEFINE_enum("method", "pirn", list(study.METHODS), "Method.")
 flags.DEFINE_enum("encoder", "random", list(pretrained.CATALOGUE), "Frozen encoder.")
 flags.DEFINE_integer("input_size", 224, "Side of the encoder's input in pixels.", lower_bound=1)
 flags.DEFINE_float("sigma", 4.0, "Gaussian on anomaly maps, in pixels of the encoder's input.", lower_bound=0.0)
@@ -75,28 +75,35 @@ def _apply_debug() -> None:
 
 def _spec() -> study.Spec:
     try:
-        method, recipe = PRESETS[FLAGS.preset]
-        method, recipe = _override(method), _override(recipe)
-        if not FLAGS.shots or len(set(FLAGS.shots)) < len(FLAGS.shots) or not all(map(str.isdecimal, FLAGS.shots)):
-            raise ValueError(f"--shots={','.join(FLAGS.shots)}: give one or more different whole numbers")
-        shots = tuple(map(int, FLAGS.shots))
-        if min(shots) < 1:
-            raise ValueError("--shots=0: a run learns from at least one good part")
+        config, recipe = PRESETS[FLAGS.preset]
+        config, recipe = _override(config), _override(recipe)
+        shots = tuple(int(text) for text in FLAGS.shots if text.isdecimal() and int(text) > 0)
+        if not shots or len(set(shots)) < len(FLAGS.shots):
+            raise ValueError(f"--shots={','.join(FLAGS.shots)}: give one or more different whole numbers above zero")
+        if not math.isfinite(FLAGS.sigma):
+            raise ValueError(f"--sigma={FLAGS.sigma}: give a number of pixels, 0 for no smoothing")
         encoder = pretrained.load(FLAGS.encoder)
         if FLAGS.input_size % encoder.config.patch:
             raise ValueError(
                 f"--input_size={FLAGS.input_size} is no multiple of the patch, {encoder.config.patch} pixels"
             )
+        if encoder.config.width % config.heads:
+            raise ValueError(
+                f"--heads={config.heads} does not divide the {encoder.config.width} channels of the encoder"
+            )
     except ValueError as error:
         raise InputError(str(error)) from error
-    return study.Spec(FLAGS.dataset, shots, FLAGS.seeds, method, recipe, encoder, FLAGS.input_size, FLAGS.sigma)
+    return study.Spec(
+        FLAGS.dataset, shots, FLAGS.seeds, FLAGS.method, config, recipe, encoder, FLAGS.input_size, FLAGS.sigma
+    )
 
 
 def _read_data() -> dict[str, Splits]:
     if FLAGS.dataset == "procedural":
         if FLAGS.data_dir is not None:
             raise InputError("--data_dir is of no use to the built-in parts; name the data set with --dataset")
-        return mvtec3d.read(_generate(FLAGS.categories or procedural.CATEGORIES))
+        categories = FLAGS.categories or procedural.CATEGORIES
+        return mvtec3d.read(_generate(categories), categories)
     if FLAGS.data_dir is None:
         raise InputError(f"--dataset={FLAGS.dataset} needs --data_dir, the folder that holds its categories")
     return mvtec3d.read(pathlib.Path(FLAGS.data_dir), FLAGS.categories)
@@ -137,9 +144,7 @@ def _write_outputs(spec: study.Spec, splits: dict[str, Splits], output: pathlib.
         galleries = []
         for run in first:
             if run.shots == max(spec.shots):
-                galleries.append(
-                    gallery.build(run, tests[run.category], scored[run][: len(tests[run.category])], spec.maps)
-                )
+                galleries.append(gallery.build(run, tests[run.category], scored[run], spec.maps))
                 advance(1)
         page.write_page(output / "report.html", results, galleries)
     tables.write_csv(results, output / "results.csv")
@@ -169,6 +174,8 @@ def main(arguments: list[str]) -> None:
         _run()
     except (InputError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename}: {error.strerror}; check the disk, --output_dir and PIRN_CACHE")
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues after the last finished group of runs", file=sys.stderr)
         sys.exit(130)

@@ -93,7 +93,7 @@ def extract(
       names: their features' names, see `identify`.
       encoder: frozen encoder.
       size: side of the encoder's input in pixels, a multiple of its patch.
-      cache: directory of the cache; it may be deleted at any time and shared by processes.
+      cache: directory of the cache; it may be deleted between runs and shared by processes.
       watch: counts `normals_s`, reading included, and `features_s`.
       progress: told how many more parts are done.
 

@@ -3,9 +3,7 @@
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import pathlib
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -20,14 +18,16 @@ from pirn_jax.encoders.pretrained import Encoder
 from pirn_jax.geometry import normals
 from pirn_jax.protocol import episodes, metrics, parallel, scoring, training
 from pirn_jax.protocol.episodes import Run
-from pirn_jax.report import archive
+from pirn_jax.report import archive, record
 from pirn_jax.stopwatch import Stopwatch
 
 Stage = Callable[[str, int], contextlib.AbstractContextManager[Callable[..., None]]]
 """`with stage(title, total) as advance: advance(count, text)`: how progress is shown."""
 
-_TIMINGS = ("normals_s", "features_s", "compile_s", "train_s", "score_s", "metrics_s", "total_s")
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "ott-jax", "jraph", "orbax-checkpoint", "numpy", "scipy", "pillow")
+METHODS = {"pirn": pirn.pirn}
+_OF_GROUPS = ("compile_s", "train_s", "score_s", "metrics_s")
+_MANY_PIXELS = 20_000_000
+"""Above this many pixels the metrics of one run at a time are enough for the memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Spec:
       dataset: name of the data set.
       shots: numbers of good parts, one study each.
       seeds: repeats, numbered from 0.
-      method: hyperparameters of PIRN.
+      method: name of the method, one of `METHODS`.
+      config: its hyperparameters.
       recipe: how runs are trained.
       encoder: frozen encoder.
       input_size: side of its input in pixels.
@@ -48,7 +49,8 @@ class Spec:
     dataset: str
     shots: tuple[int, ...]
     seeds: int
-    method: pirn.Config
+    method: str
+    config: pirn.Config
     recipe: training.Recipe
     encoder: Encoder
     input_size: int
@@ -65,13 +67,15 @@ class Group(NamedTuple):
 
     Attributes:
       runs: the runs.
-      distances: (runs, parts, 2, n) patch distances of the test parts, filled up for shorter categories.
+      distances: a run's patch distances of its category's test parts, (parts, 2, n).
       metrics: one dictionary a run.
+      timings: seconds by name, of the process that trained them.
     """
 
     runs: list[Run]
-    distances: np.ndarray
+    distances: list[np.ndarray]
     metrics: list[dict[str, float | None]]
+    timings: dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +85,7 @@ class _Work:
     Attributes:
       spec: what to do.
       splits: the parts of each category.
+      settings: what `results.json` says of the study.
       drawn: per run, its episode as indices into the train split.
       train: (categories, parts, 2, n, c) features of the good parts that any run draws, filled up with zeros.
       position: per category, from index in the train split to index in `train`.
@@ -91,6 +96,7 @@ class _Work:
 
     spec: Spec
     splits: dict[str, Splits]
+    settings: dict[str, Any]
     drawn: dict[Run, np.ndarray]
     train: jax.Array
     position: dict[str, dict[int, int]]
@@ -117,7 +123,7 @@ def run(
       InputError: if a part cannot be used, there are too few, or the directory belongs to another study.
       FloatingPointError: if a loss is not finite.
     """
-    with Stopwatch() as watch, watch.stage("total_s"):
+    with Stopwatch() as watch:
         runs = [Run(c, shots, seed) for shots in spec.shots for c in splits for seed in range(spec.seeds)]
         drawn = {run: episodes.draw(run, len(splits[run.category].train)) for run in runs}
         indices = {c: sorted({int(i) for run in runs if run.category == c for i in drawn[run]}) for c in splits}
@@ -125,23 +131,23 @@ def run(
         records = [record for c in splits for record in (*good[c], *splits[c].test)]
         with stage("reading files", len(records)) as advance:
             names = features.identify(records, spec.encoder, spec.input_size)
-            settings = _settings(spec, list(splits), [*names, *_mask_digests(splits)])
+            episode_ids = [f"{run} {[splits[run.category].train[i].id for i in drawn[run]]}" for run in runs]
+            settings = _settings(spec, list(splits), [*names, *_mask_digests(splits), *episode_ids])
             advance(len(records))
         archive.check(output, settings)
         with stage("normals and features", len(records)) as advance:
             values = features.extract(
                 records, names, spec.encoder, spec.input_size, features.cache_directory(), watch, advance
             )
-        archive.claim(output, settings)
         by_record = dict(zip(records, values, strict=True))
         train, test = (
             jax.device_put(_fill_up([[by_record[record] for record in some] for some in parts]))
             for parts in (good.values(), [split.test for split in splits.values()])
         )
         position = {c: {index: i for i, index in enumerate(indices[c])} for c in splits}
-        work = _Work(spec, splits, drawn, train, position, test, stage, watch)
+        work = _Work(spec, splits, settings, drawn, train, position, test, stage, watch)
         groups = [group for shots in spec.shots for group in _run_groups(work, shots, output)]
-    return _results(work, groups, settings), groups
+    return _results(work, groups), groups
 
 
 def _mask_digests(splits: dict[str, Splits]) -> list[str]:
@@ -167,30 +173,34 @@ def _fill_up(lists: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
 
 def _run_groups(work: _Work, shots: int, output: pathlib.Path) -> Iterator[Group]:
     """Trains, scores and measures the runs of one number of shots group by group; finished groups are loaded."""
-    method = pirn.pirn(work.spec.method)
+    method = METHODS[work.spec.method](work.spec.config)
     programs = training.compile_programs(method, work.spec.recipe), scoring.compile_program(method)
     runs = [run for run in work.drawn if run.shots == shots]
     size = parallel.runs_at_once(len(runs))
     for start in range(0, len(runs), size):
         some, name = runs[start : start + size], f"{shots}-{start // size:03d}"
-        stored = archive.load_group(output, name)
-        if stored is not None:
-            arrays, facts = stored
-            yield Group(some, arrays["distances"], facts["metrics"])
+        lengths = [len(work.splits[run.category].test) for run in some]
+        stored = archive.load_group(output, name, work.settings)
+        if stored is not None and stored[1]["runs"] == [list(run) for run in some]:
+            distances = [part[:length] for part, length in zip(stored[0]["distances"], lengths, strict=True)]
+            yield Group(some, distances, stored[1]["metrics"], stored[1]["timings"])
             continue
+        before = dict(work.watch.seconds)
         title = f"{shots} shots, runs {start + 1}-{start + len(some)} of {len(runs)}"
-        params, losses, distances = _train_and_score(work, programs, some, size, title)
+        params, history, scored = _train_and_score(work, programs, some, size, title)
+        distances = [part[:length] for part, length in zip(scored, lengths, strict=True)]
         with work.stage(f"metrics {title}", len(some)) as advance, work.watch.stage("metrics_s"):
             measured = _measure(work, some, distances, advance)
-        arrays = {"distances": distances, "losses": losses}
-        archive.save_group(output, name, params, arrays, {"runs": some, "metrics": measured})
-        yield Group(some, distances, measured)
+        timings = {key: value - before.get(key, 0.0) for key, value in work.watch.seconds.items()}
+        facts = {"runs": some, "metrics": measured, "timings": timings}
+        archive.save_group(output, name, work.settings, params, {"distances": scored, **history}, facts)
+        yield Group(some, distances, measured, timings)
 
 
 def _train_and_score(
     work: _Work, programs: tuple[training.Programs, Callable], runs: list[Run], size: int, title: str
-) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Parameters, losses and patch distances of a group of runs."""
+) -> tuple[Any, dict[str, np.ndarray], np.ndarray]:
+    """Parameters, metrics of the training and patch distances of a group of runs."""
     # A short group repeats its last run, so that all groups have one shape and share one program.
     padded = (runs + [runs[-1]] * size)[:size]
     category = np.array([list(work.splits).index(run.category) for run in padded])
@@ -198,15 +208,16 @@ def _train_and_score(
     recipe = work.spec.recipe
     steps = len(episodes.batches(runs[0], recipe.epochs, recipe.batch_size))
     with work.stage(f"training {title}", steps) as advance, work.watch.stage("train_s"):
-        params, losses = training.train(programs[0], padded, work.train, category, chosen, recipe, advance)
+        params, history = training.train(programs[0], padded, work.train, category, chosen, recipe, advance)
     with work.stage(f"scoring {title}", work.test.shape[1]) as advance, work.watch.stage("score_s"):
         distances = scoring.score(programs[1], params, work.test, category, advance)
     kept = slice(len(runs))
-    return jax.tree.map(lambda x: np.asarray(x[kept]), params), losses[kept], distances[kept]
+    history = {f"train_{name}": values[kept] for name, values in history.items()}
+    return jax.tree.map(lambda x: np.asarray(x[kept]), params), history, distances[kept]
 
 
 def _measure(
-    work: _Work, runs: list[Run], distances: np.ndarray, advance: Callable[..., None]
+    work: _Work, runs: list[Run], distances: list[np.ndarray], advance: Callable[..., None]
 ) -> list[dict[str, float | None]]:
     """Metrics of runs, one category at a time: the ground truth of all pixels of a data set is large."""
     measured = {}
@@ -216,14 +227,13 @@ def _measure(
         defective, truth = np.array([record.defective for record in records]), metrics.prepare_truth(masks)
 
         def measure(i: int, masks=masks, defective=defective, truth=truth) -> dict[str, float | None]:
-            parts = distances[i][: len(masks)]
-            fused = [work.spec.maps.fused(part, mask.shape) for part, mask in zip(parts, masks, strict=True)]
+            fused = [work.spec.maps.fused(part, mask.shape) for part, mask in zip(distances[i], masks, strict=True)]
             values = metrics.evaluate(fused, defective, truth)
             advance(1)
             return values
 
         mine = [i for i, run in enumerate(runs) if run.category == category]
-        with ThreadPoolExecutor(2) as pool:
+        with ThreadPoolExecutor(2 if truth.defective.size < _MANY_PIXELS else 1) as pool:
             measured |= dict(zip(mine, pool.map(measure, mine), strict=True))
     return [measured[i] for i in range(len(runs))]
 
@@ -232,6 +242,8 @@ def _settings(spec: Spec, categories: list[str], names: list[str]) -> dict[str, 
     """Every flag and constant that can change a number; `data` stands for the bytes of all files read."""
     return {
         "platform": jax.default_backend(),
+        "pirn_jax": __version__,
+        "jax": jax.__version__,
         "dataset": spec.dataset,
         "categories": categories,
         "data": hashlib.sha256("".join(names).encode()).hexdigest(),
@@ -247,12 +259,13 @@ def _settings(spec: Spec, categories: list[str], names: list[str]) -> dict[str, 
         "map_size": "original image",
         "aupro_limit": metrics.AUPRO_LIMIT,
         "aupro_connectivity": 8,
-        **dataclasses.asdict(spec.method),
+        "method": spec.method,
+        **dataclasses.asdict(spec.config),
         **dataclasses.asdict(spec.recipe),
     }
 
 
-def _results(work: _Work, groups: list[Group], settings: dict[str, Any]) -> dict[str, Any]:
+def _results(work: _Work, groups: list[Group]) -> dict[str, Any]:
     """The content of `results.json`."""
     spec = work.spec
     measured = {run: values for group in groups for run, values in zip(group.runs, group.metrics, strict=True)}
@@ -268,28 +281,20 @@ def _results(work: _Work, groups: list[Group], settings: dict[str, Any]) -> dict
     return {
         "schema": 1,
         "dataset": spec.dataset,
-        "method": "pirn",
+        "method": spec.method,
         "encoder": spec.encoder.name,
-        "settings": settings,
+        "settings": work.settings,
         "results": table,
-        "mean": {shots: {name: _mean(values, name) for name in metrics.NAMES} for shots, values in table.items()},
+        "mean": {shots: record.means(values) for shots, values in table.items()},
         "episodes": per_category(lambda runs: [[ids[run.category][i] for i in work.drawn[run]] for run in runs]),
-        "timings": {name: round(work.watch.seconds[name], 3) for name in _TIMINGS},
-        "versions": _versions(),
+        "timings": _timings(work.watch, groups),
+        "versions": record.versions(),
         "notes": [spec.encoder.note] if spec.encoder.note else [],
     }
 
 
-def _mean(categories: dict[str, dict[str, list[float | None]]], name: str) -> dict[str, float | None]:
-    """Mean, and deviation over seeds, of the mean over categories; categories without the metric are left out."""
-    defined = [values[name] for values in categories.values() if None not in values[name]]
-    if not defined:
-        return {"mean": None, "std": None}
-    per_seed = np.mean(np.array(defined, float), axis=0)
-    return {"mean": float(per_seed.mean()), "std": float(per_seed.std())}
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    device = jax.devices()[0]
-    return {"pirn_jax": __version__, "python": platform.python_version(), "device": device.device_kind, **packages}
+def _timings(watch: Stopwatch, groups: list[Group]) -> dict[str, float]:
+    """Seconds by name; what groups took counts wherever they were trained, the rest is this process's."""
+    seconds = {name: watch.seconds[name] for name in ("normals_s", "features_s")}
+    seconds |= {name: sum(group.timings.get(name, 0.0) for group in groups) for name in _OF_GROUPS}
+    return {name: round(value, 3) for name, value in {**seconds, "total_s": sum(seconds.values())}.items()}

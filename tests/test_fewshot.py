@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,8 +89,9 @@ def test_csv_holds_the_same_numbers(finished):
 
 def test_loss_falls_and_scores_come_from_the_saved_parameters(finished):
     directory, _, _ = finished
-    arrays, facts = archive.load_group(directory, "2-000")
-    assert (arrays["losses"][:, -1] < 0.8 * arrays["losses"][:, 0]).all()
+    settings = json.loads((directory / "settings.json").read_text())
+    arrays, facts = archive.load_group(directory, "2-000", settings)
+    assert (arrays["train_loss"][:, -1] < 0.8 * arrays["train_loss"][:, 0]).all()
     params = archive.load_params(directory, "2-000")
     assert params["decoder"]["prototypes"].shape == (len(facts["runs"]), 2, 10, 192)
 
@@ -154,6 +156,39 @@ def test_an_interrupted_study_continues_to_the_same_results(finished, cache, tmp
     assert measured(directory) == measured(finished[0])
 
 
+def test_only_the_categories_asked_for_are_run(finished, cache, tmp_path):
+    # The built-in knob lies in the cache already.
+    directory = tmp_path / "study"
+    flags = ("--debug", "--categories=gear", "--seeds=1", "--epochs=1", "--num_layers=1", "--save_maps=none")
+    status, _, errors = run(cache, *flags, f"--output_dir={directory}")
+    assert status == 0, errors
+    results = json.loads((directory / "results.json").read_text())
+    assert list(results["results"]["2"]) == ["gear"]
+    assert not (directory / "maps").exists()
+
+
+def test_damaged_groups_are_trained_again(finished, cache, tmp_path):
+    directory = tmp_path / "study"
+    shutil.copytree(finished[0], directory)
+    group = directory / "groups" / "2-001.npz"
+    group.write_bytes(group.read_bytes()[:1000])
+    status, _, errors = run(cache, *STUDY, f"--output_dir={directory}")
+    assert status == 0, errors
+    assert errors.count("training 2 shots") == 1
+    assert measured(directory) == measured(finished[0])
+
+
+@pytest.mark.parametrize("place", ["output", "cache"])
+def test_places_that_cannot_be_written_are_named(place, cache, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    output = file / "out" if place == "output" else tmp_path / "out"
+    status, _, errors = run(file if place == "cache" else cache, *STUDY, f"--output_dir={output}")
+    assert status == 1
+    assert errors.strip().splitlines()[-1].startswith(f"error: {file}")
+    assert "Traceback" not in errors
+
+
 WRONG = {
     "unknown flag": (("--shot=3",), "shot"),
     "unknown encoder": (("--encoder=resnet",), "encoder"),
@@ -165,6 +200,10 @@ WRONG = {
     "neighbours": (("--neighbours=11",), "neighbours=11"),
     "input size": (("--input_size=225",), "--input_size=225"),
     "epsilon": (("--epsilon=0",), "epsilon"),
+    "heads": (("--heads=5",), "--heads=5 does not divide the 192 channels"),
+    "sigma": (("--sigma=nan",), "--sigma=nan"),
+    "not a rate": (("--learning_rate=inf",), "learning_rate"),
+    "same shots": (("--shots=2,02",), "--shots=2,02"),
     "stray argument": (("knob",), "knob"),
 }
 

@@ -23,9 +23,9 @@ runs = [Run("a", 4, seed) for seed in range(3)]
 category, chosen = np.zeros(3, int), np.array([episodes.draw(run, 4) for run in runs])
 method = pirn(Config(num_prototypes=4, sinkhorn_iterations=5, neighbours=2, heads=2, num_layers=1))
 recipe = training.Recipe(epochs=10, learning_rate=1e-3, batch_size=2)
-params, losses = training.train(training.compile_programs(method, recipe), runs, features, category, chosen, recipe)
+params, history = training.train(training.compile_programs(method, recipe), runs, features, category, chosen, recipe)
 distances = scoring.score(scoring.compile_program(method), params, features, category)
-np.savez(sys.argv[2], losses=losses, distances=distances, prototypes=params["decoder"]["prototypes"])
+np.savez(sys.argv[2], losses=history["loss"], distances=distances, prototypes=params["decoder"]["prototypes"])
 """
 
 

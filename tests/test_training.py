@@ -36,8 +36,8 @@ def train(runs, features, method=None, recipe=RECIPE):
     method = method or METHOD
     category = np.array(["ab".index(run.category) for run in runs])
     chosen = np.array([episodes.draw(run, PARTS) for run in runs])
-    params, losses = training.train(programs(method, recipe), runs, features, category, chosen, recipe)
-    return params, losses, category
+    params, history = training.train(programs(method, recipe), runs, features, category, chosen, recipe)
+    return params, history["loss"], category
 
 
 @functools.cache
@@ -187,7 +187,7 @@ def test_calls_share_one_length(steps):
 
 
 def test_recipe_refuses_what_cannot_work():
-    with pytest.raises(ValueError, match="epochs must be positive, not 0"):
+    with pytest.raises(ValueError, match="epochs must be positive and finite, not 0"):
         training.Recipe(epochs=0)
 
 

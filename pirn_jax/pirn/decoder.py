@@ -4,6 +4,7 @@ The leading axis of size two is the modality: 0 is RGB, 1 is surface normals. Bo
 """
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
@@ -56,8 +57,8 @@ class Config:
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
         for name in ("num_prototypes", "num_layers", "epsilon", "sinkhorn_iterations", "neighbours", "heads"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
         if self.neighbours > self.num_prototypes:
             raise ValueError(f"neighbours={self.neighbours} exceeds num_prototypes={self.num_prototypes}")
 

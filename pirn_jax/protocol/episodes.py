@@ -42,7 +42,7 @@ def batches(run: Run, epochs: int, batch_size: int) -> np.ndarray:
     """Order in which a run sees the parts of its episode, (steps, batch_size) of positions in the episode.
 
     Every epoch is a new permutation; permutations follow one another without a gap and are cut into batches, so each
-    part is seen `epochs` times. The last batch is filled from one more permutation.
+    part is seen `epochs` times; the last batch is filled from further ones.
     """
     steps = -(-epochs * run.shots // batch_size)
     rng = generator(run, "batches")

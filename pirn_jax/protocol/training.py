@@ -1,6 +1,7 @@
 """Training of many runs in one compiled program."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from pirn_jax.method import Method
+from pirn_jax.method import Method, Metrics
 from pirn_jax.protocol import episodes, parallel
 from pirn_jax.protocol.episodes import Run
 
@@ -34,8 +35,8 @@ class Recipe:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) <= 0:
-                raise ValueError(f"{field.name} must be positive, not {getattr(self, field.name)}")
+            if not 0 < getattr(self, field.name) < math.inf:
+                raise ValueError(f"{field.name} must be positive and finite, not {getattr(self, field.name)}")
 
 
 class State(NamedTuple):
@@ -50,7 +51,8 @@ class Programs(NamedTuple):
 
     Attributes:
       init: `(keys (runs,), features, category (runs,), episodes (runs, shots)) -> State`.
-      steps: `(State, features, category (runs,), indices (runs, steps, batch)) -> (State, losses (runs, steps))`.
+      steps: `(State, features, category (runs,), indices (runs, steps, batch)) -> (State, metrics)`, each
+        metric (runs, steps), the loss among them.
     """
 
     init: Callable
@@ -68,10 +70,10 @@ def compile_programs(method: Method, recipe: Recipe) -> Programs:
         params = method.init(key, features[category, episode])
         return State(params, optimizer.init(params))
 
-    def train_step(state: State, batch: Float[Array, "b 2 n c"]) -> tuple[State, Float[Array, ""]]:
-        (loss, _), gradient = jax.value_and_grad(method.loss, has_aux=True)(state.params, batch)
+    def train_step(state: State, batch: Float[Array, "b 2 n c"]) -> tuple[State, Metrics]:
+        (loss, metrics), gradient = jax.value_and_grad(method.loss, has_aux=True)(state.params, batch)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        return State(optax.apply_updates(state.params, updates), optimizer_state), loss
+        return State(optax.apply_updates(state.params, updates), optimizer_state), {"loss": loss, **metrics}
 
     def steps(state: State, features: Float[Array, "d m 2 n c"], category: Int[Array, ""], indices: Int[Array, "t b"]):
         return jax.lax.scan(lambda carry, chosen: train_step(carry, features[category, chosen]), state, indices)
@@ -90,7 +92,7 @@ def train(
     chosen: Int[np.ndarray, "r s"],
     recipe: Recipe,
     progress: Callable[[int, float], None] = lambda steps, loss: None,
-) -> tuple[Any, Float[np.ndarray, "r t"]]:
+) -> tuple[Any, dict[str, np.ndarray]]:
     """Trains all runs, which have equal numbers of shots.
 
     Args:
@@ -103,7 +105,7 @@ def train(
       progress: told how many more steps are done and the mean loss of the last one.
 
     Returns:
-      Parameters with the run axis, and the loss of every step.
+      Parameters with the run axis, and every metric of the method, the loss among them, (runs, steps).
 
     Raises:
       FloatingPointError: naming step, category and seed, if a loss is not finite.
@@ -113,15 +115,15 @@ def train(
     # A key of a run depends on its seed and category alone, not on the runs beside it.
     keys = jnp.stack([jax.random.key(int(episodes.generator(run, "params").integers(2**31))) for run in runs])
     state = programs.init(keys, features, category, chosen)
-    losses: list[np.ndarray] = []
+    history: list[dict[str, np.ndarray]] = []
     steps = len(orders[0])
     length = steps_per_call(steps)
     for start in range(0, steps, length):
-        state, loss = programs.steps(state, features, category, indices[:, start : start + length])
-        losses.append(np.asarray(loss))
-        _check_finite(losses[-1], start, runs)
-        progress(length, float(losses[-1][:, -1].mean()))
-    return state.params, np.concatenate(losses, axis=1)
+        state, metrics = programs.steps(state, features, category, indices[:, start : start + length])
+        history.append({name: np.asarray(values) for name, values in metrics.items()})
+        _check_finite(history[-1]["loss"], start, runs)
+        progress(length, float(history[-1]["loss"][:, -1].mean()))
+    return state.params, {name: np.concatenate([part[name] for part in history], axis=1) for name in history[0]}
 
 
 def steps_per_call(steps: int) -> int:

@@ -4,8 +4,11 @@ A study is cut into groups of runs. A group's parameters are written first and i
 temporary name that is renamed, so that an interrupted study holds whole groups only and continues after the last one.
 """
 
+import hashlib
 import json
+import os
 import pathlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,21 +30,24 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def check(directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    """Makes sure that a directory is free, or holds a study with the same settings.
+    """Makes sure that a directory can be written and is free, or holds a study with the same settings.
 
     Args:
       directory: may not exist yet.
       settings: everything that can change a number, as JSON values.
 
     Raises:
-      InputError: if the directory belongs to a study with other settings, or cannot be read.
+      InputError: if the directory belongs to a study with other settings, or cannot be used.
     """
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise InputError(f"{existing}: not a folder that can be written to; choose another --output_dir")
     path = directory / "settings.json"
+    if not path.exists():
+        return
     try:
-        if not path.exists():
-            return
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); choose another --output_dir") from error
     different = [key for key in sorted({*found, *settings}) if found.get(key) != settings.get(key)]
     if different:
@@ -52,42 +58,59 @@ def check(directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
         )
 
 
-def claim(directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
-    """Makes a free directory that of a study with these settings.
-
-    Raises:
-      InputError: if the directory cannot be written.
-    """
-    try:
-        write_json(directory / "settings.json", settings)
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be written ({error.strerror}); choose another --output_dir") from error
-
-
-def save_group(directory: pathlib.Path, name: str, params: Any, arrays: Mapping[str, np.ndarray], facts: Any) -> None:
-    """Saves one finished group of runs.
+def save_group(
+    directory: pathlib.Path,
+    name: str,
+    settings: Mapping[str, Any],
+    params: Any,
+    arrays: Mapping[str, np.ndarray],
+    facts: Mapping[str, Any],
+) -> None:
+    """Saves one finished group of runs; the first one makes the directory that of the study.
 
     Args:
       directory: of the study.
       name: of the group, such as "10-000".
+      settings: of the study.
       params: trained parameters with the run axis.
-      arrays: what scoring produced.
-      facts: JSON values: which runs, their metrics, timings.
+      arrays: what training and scoring produced.
+      facts: JSON values: which runs, their metrics, timings and versions.
+
+    Raises:
+      InputError: if another study has taken the directory, or something cannot be written.
     """
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(directory.resolve() / "params" / name, params, force=True)
-    with atomic.replacing(directory / "groups" / f"{name}.npz") as file:
-        np.savez(file, **{"facts": np.array(json.dumps(facts, allow_nan=False)), **arrays})  # pyright: ignore
+    check(directory, settings)
+    try:
+        if not (directory / "settings.json").exists():
+            write_json(directory / "settings.json", settings)
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(directory.resolve() / "params" / name, params, force=True)
+        text = json.dumps({**facts, "study": _digest(settings)}, allow_nan=False)
+        with atomic.replacing(directory / "groups" / f"{name}.npz") as file:
+            np.savez(file, **{"facts": np.array(text), **arrays})  # pyright: ignore
+    # Orbax reports a full disk as a ValueError.
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{directory}: group {name} cannot be saved ({reason}); make room or choose another"
+        ) from error
 
 
-def load_group(directory: pathlib.Path, name: str) -> tuple[dict[str, np.ndarray], Any] | None:
-    """Arrays and facts of a finished group, None if it is not finished."""
-    path = directory / "groups" / f"{name}.npz"
-    if not path.exists():
+def load_group(
+    directory: pathlib.Path, name: str, settings: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """Arrays and facts of a group that this study has finished, None where there is none or it is damaged."""
+    try:
+        with np.load(directory / "groups" / f"{name}.npz") as stored:
+            arrays = {key: stored[key] for key in stored.files}
+        facts = json.loads(str(arrays.pop("facts")))
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
-    with np.load(path) as stored:
-        arrays = {key: stored[key] for key in stored.files}
-    return arrays, json.loads(str(arrays.pop("facts")))
+    return (arrays, facts) if facts.get("study") == _digest(settings) else None
+
+
+def _digest(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def load_params(directory: pathlib.Path, name: str) -> Any:
@@ -102,7 +125,6 @@ def save_maps(directory: pathlib.Path, run: Run, records: Sequence[Record], dist
     The files lie under `maps/<shots>/<category>/seed-<seed>/` at the parts' ids.
     """
     folder = directory / "maps" / str(run.shots) / run.category / f"seed-{run.seed}"
-    for record, part in zip(records, distances, strict=False):
-        path = folder / f"{record.id}.tiff"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(path, maps.fused(part, images.read_size(record.rgb)).astype(np.float32))
+    for record, part in zip(records, distances, strict=True):
+        with atomic.replacing(folder / f"{record.id}.tiff") as file:
+            tifffile.imwrite(file, maps.fused(part, images.read_size(record.rgb)).astype(np.float32))

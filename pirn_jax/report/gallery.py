@@ -54,20 +54,21 @@ def _picture(kind: str, record: Record, distances: np.ndarray, score: float, map
     part = sample.load(record)
     height, width = part.gt.shape
     shrink = min(1.0, _SIDE / max(height, width))
-    size = (round(height * shrink), round(width * shrink))
+    size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
     rgb_map, normals_map = maps.modalities(distances, size)
     return Picture(
         kind=kind,
         sample_id=record.id,
         defect=record.defect,
         score=score,
-        rgb=_resized(part.rgb, size),
+        rgb=_resized(part.rgb, size, PIL.Image.Resampling.BICUBIC),
         normals=normals.to_image(normals.resize(features.surface_normals(part), size)),
         maps={"RGB map": rgb_map, "Normals map": normals_map},
         fused=rgb_map + normals_map,
-        gt=_resized(part.gt, size),
+        # However thin a defect is, it stays on the picture.
+        gt=_resized(part.gt.astype(np.uint8) * 255, size, PIL.Image.Resampling.BOX) > 0,
     )
 
 
-def _resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return np.asarray(PIL.Image.fromarray(image).resize((size[1], size[0])))
+def _resized(image: np.ndarray, size: tuple[int, int], how: PIL.Image.Resampling) -> np.ndarray:
+    return np.asarray(PIL.Image.fromarray(image).resize((size[1], size[0]), how))
