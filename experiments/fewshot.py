@@ -175,7 +175,8 @@ def main(arguments: list[str]) -> None:
     except (InputError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}; check the disk, --output_dir and PIRN_CACHE")
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {where}{error.strerror or error}; check the disk, --output_dir and PIRN_CACHE")
     except KeyboardInterrupt:
         print("\ninterrupted; the same command continues after the last finished group of runs", file=sys.stderr)
         sys.exit(130)

@@ -146,7 +146,10 @@ def run(
         )
         position = {c: {index: i for i, index in enumerate(indices[c])} for c in splits}
         work = _Work(spec, splits, settings, drawn, train, position, test, stage, watch)
-        groups = [group for shots in spec.shots for group in _run_groups(work, shots, output)]
+        method = METHODS[spec.method](spec.config)
+        # Built once: numbers of shots whose calls have one shape share what XLA compiles.
+        programs = training.compile_programs(method, spec.recipe), scoring.compile_program(method)
+        groups = [group for shots in spec.shots for group in _run_groups(work, programs, shots, output)]
     return _results(work, groups), groups
 
 
@@ -171,10 +174,10 @@ def _fill_up(lists: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     return filled
 
 
-def _run_groups(work: _Work, shots: int, output: pathlib.Path) -> Iterator[Group]:
+def _run_groups(
+    work: _Work, programs: tuple[training.Programs, Callable], shots: int, output: pathlib.Path
+) -> Iterator[Group]:
     """Trains, scores and measures the runs of one number of shots group by group; finished groups are loaded."""
-    method = METHODS[work.spec.method](work.spec.config)
-    programs = training.compile_programs(method, work.spec.recipe), scoring.compile_program(method)
     runs = [run for run in work.drawn if run.shots == shots]
     size = parallel.runs_at_once(len(runs))
     for start in range(0, len(runs), size):

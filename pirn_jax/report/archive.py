@@ -92,7 +92,7 @@ def save_group(
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"{directory}: group {name} cannot be saved ({reason}); make room or choose another"
+            f"{directory}: group {name} cannot be saved ({reason}); make room or choose another --output_dir"
         ) from error
 
 
