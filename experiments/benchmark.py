@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from pirn_jax import features, pirn, study
+from pirn_jax import cache, pirn, study
 from pirn_jax.data import mvtec3d, procedural
 from pirn_jax.encoders import pretrained
 from pirn_jax.protocol import episodes, training
@@ -70,9 +70,9 @@ def seeds() -> dict[str, dict[str, float]]:
 
 def _study(count: int) -> None:
     """A study of one category with this many seeds, in a directory of its own."""
-    cache = features.cache_directory()
-    jax.config.update("jax_compilation_cache_dir", str(cache / "xla"))
-    splits = mvtec3d.read(procedural.ensure(cache, categories=("knob",)), ("knob",))
+    home = cache.cache_directory()
+    jax.config.update("jax_compilation_cache_dir", str(home / "xla"))
+    splits = mvtec3d.read(procedural.ensure(home, categories=("knob",)), ("knob",))
     recipe = training.Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
     spec = study.Spec(
         "procedural", (_SHOTS,), count, "pirn", pirn.Config(), recipe, pretrained.load("random"), 224, 4.0

@@ -16,7 +16,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments import console
-from pirn_jax import features, pirn, study
+from pirn_jax import cache, pirn, study
 from pirn_jax.data import mvtec3d, procedural
 from pirn_jax.data.images import InputError
 from pirn_jax.data.sample import Splits
@@ -42,7 +42,10 @@ flags.DEFINE_list("categories", [], "Categories; all by default.")
 flags.DEFINE_list("shots", ["10"], "Numbers of good parts to learn from.")
 flags.DEFINE_integer("seeds", 10, "How many random draws of the good parts.", lower_bound=1)
 flags.DEFINE_enum("method", "pirn", list(study.METHODS), "Method.")
-flags.DEFINE_enum("encoder", "random", list(pretrained.CATALOGUE), "Frozen encoder.")
+flags.DEFINE_string(
+    "encoder", "random", f"Frozen encoder: {', '.join(pretrained.NAMES)}, or a file of tools/convert_dinov2.py."
+)
+flags.DEFINE_list("blocks", None, "Blocks of the encoder that are averaged, from 1; by default those its file names.")
 flags.DEFINE_integer("input_size", 224, "Side of the encoder's input in pixels.", lower_bound=1)
 flags.DEFINE_float("sigma", 4.0, "Gaussian on anomaly maps, in pixels of the encoder's input.", lower_bound=0.0)
 flags.DEFINE_string("output_dir", None, "Where results go; by default outputs/ and the name of the study.")
@@ -73,6 +76,14 @@ def _apply_debug() -> None:
             FLAGS[name].value = value
 
 
+def _blocks() -> tuple[int, ...] | None:
+    if FLAGS.blocks is None:
+        return None
+    if not all(text.isdecimal() for text in FLAGS.blocks):
+        raise ValueError(f"--blocks={','.join(FLAGS.blocks)}: give numbers of blocks, from 1")
+    return tuple(map(int, FLAGS.blocks))
+
+
 def _spec() -> study.Spec:
     try:
         config, recipe = PRESETS[FLAGS.preset]
@@ -82,7 +93,7 @@ def _spec() -> study.Spec:
             raise ValueError(f"--shots={','.join(FLAGS.shots)}: give one or more different whole numbers above zero")
         if not math.isfinite(FLAGS.sigma):
             raise ValueError(f"--sigma={FLAGS.sigma}: give a number of pixels, 0 for no smoothing")
-        encoder = pretrained.load(FLAGS.encoder)
+        encoder = pretrained.load(FLAGS.encoder, _blocks())
         if FLAGS.input_size % encoder.config.patch:
             raise ValueError(
                 f"--input_size={FLAGS.input_size} is no multiple of the patch, {encoder.config.patch} pixels"
@@ -115,7 +126,7 @@ def _generate(categories) -> pathlib.Path:
         parts = sum(len(list(counts.parts(category))) for category in categories)
         with console.stage("built-in parts", parts) as advance:
             return procedural.ensure(
-                features.cache_directory(),
+                cache.cache_directory(),
                 categories=categories,
                 counts=counts,
                 progress=lambda done, total: advance(1),
@@ -158,7 +169,7 @@ def _run() -> None:
         # Orbax tells of every step of a checkpoint at the default level.
         logging.set_verbosity(logging.WARNING)
     # Programs compiled once are found again by later processes.
-    jax.config.update("jax_compilation_cache_dir", str(features.cache_directory() / "xla"))
+    jax.config.update("jax_compilation_cache_dir", str(cache.cache_directory() / "xla"))
     spec, splits = _spec(), _read_data()
     output = _output_directory(spec)
     results, groups = study.run(spec, splits, output, console.stage)

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 
@@ -24,11 +23,6 @@ BATCH = 8
 
 _RECIPE = "1"
 """Changes whenever the same files and settings would give other features; part of every cache key."""
-
-
-def cache_directory() -> pathlib.Path:
-    """Where caches lie: `$PIRN_CACHE`, or `~/.cache/pirn_jax`."""
-    return pathlib.Path(os.environ.get("PIRN_CACHE") or pathlib.Path.home() / ".cache" / "pirn_jax")
 
 
 def square(image: np.ndarray) -> np.ndarray:
@@ -60,7 +54,7 @@ def _program(config: vit.ViTConfig, blocks: tuple[int, ...]) -> Callable:
 
     def encode(params, inputs):
         """(batch, 2, size, size, 3) uint8 -> (batch, 2, n, c) float32, both modalities in one batch of images."""
-        images = vit.normalise(inputs.reshape(-1, *inputs.shape[2:]))
+        images = vit.normalise(inputs.reshape(-1, *inputs.shape[2:]), config)
         tokens: jax.Array = jax.vmap(lambda image: model.apply(params, image))(images)  # pyright: ignore
         return tokens.reshape(*inputs.shape[:2], *tokens.shape[1:])
 

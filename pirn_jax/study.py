@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pirn_jax import __version__, features, pirn
+from pirn_jax import __version__, cache, features, pirn
 from pirn_jax.data import images, sample
 from pirn_jax.data.sample import Record, Splits
 from pirn_jax.encoders.pretrained import Encoder
@@ -137,7 +137,7 @@ def run(
         archive.check(output, settings)
         with stage("normals and features", len(records)) as advance:
             values = features.extract(
-                records, names, spec.encoder, spec.input_size, features.cache_directory(), watch, advance
+                records, names, spec.encoder, spec.input_size, cache.cache_directory(), watch, advance
             )
         by_record = dict(zip(records, values, strict=True))
         train, test = (

@@ -14,7 +14,7 @@ import PIL.Image
 import pytest
 import tifffile
 
-from pirn_jax import features
+from pirn_jax import cache, features
 from pirn_jax.data.images import InputError
 from pirn_jax.data.sample import Record, Sample
 from pirn_jax.encoders import pretrained, vit
@@ -82,9 +82,8 @@ def test_features_have_both_modalities_of_every_part(records, encoder, tmp_path)
 def test_features_are_those_of_the_encoder(records, encoder, tmp_path):
     part = features.sample.load(records[2])
     model = jax.jit(vit.ViT(encoder.config, encoder.blocks).apply)
-    rgb, normals = (
-        model(encoder.params, image) for image in vit.normalise(jnp.asarray(features.network_input(part, SIZE)))
-    )
+    images = vit.normalise(jnp.asarray(features.network_input(part, SIZE)), encoder.config)
+    rgb, normals = (model(encoder.params, image) for image in images)
     found = extract(records[2:3], encoder, tmp_path)
     np.testing.assert_allclose(found[0], np.stack([rgb, normals]), rtol=1e-4, atol=1e-5)
 
@@ -312,8 +311,8 @@ def test_the_network_sees_a_part_that_is_not_square_between_black_bands(records)
 
 def test_the_place_of_the_cache_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("PIRN_CACHE", str(tmp_path / "mine"))
-    assert features.cache_directory() == tmp_path / "mine"
+    assert cache.cache_directory() == tmp_path / "mine"
     monkeypatch.setenv("PIRN_CACHE", "")
-    assert features.cache_directory() == pathlib.Path.home() / ".cache" / "pirn_jax"
+    assert cache.cache_directory() == pathlib.Path.home() / ".cache" / "pirn_jax"
     monkeypatch.delenv("PIRN_CACHE")
-    assert features.cache_directory() == pathlib.Path.home() / ".cache" / "pirn_jax"
+    assert cache.cache_directory() == pathlib.Path.home() / ".cache" / "pirn_jax"

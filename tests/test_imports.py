@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-LEAVES = ("stopwatch", "atomic")
+LEAVES = ("stopwatch", "atomic", "cache")
 ROOMS = ("data", "geometry", "encoders", "features", "method", "losses", "pirn", "protocol", "report", "study")
 """Each may import from itself and from those before it; all may import the leaves, which import none of them."""
 

@@ -1,5 +1,6 @@
 """The transformer against NumPy, and the choice of its blocks."""
 
+import dataclasses
 import functools
 import math
 
@@ -11,6 +12,8 @@ import pytest
 from pirn_jax.encoders import pretrained, vit
 
 TINY = vit.ViTConfig(width=12, depth=3, heads=3, patch=4, position_grid=5)
+GATED = vit.ViTConfig(width=12, depth=3, heads=3, patch=4, position_grid=5, mlp="swiglu", hidden=20)
+UNSCALED = vit.ViTConfig(width=12, depth=3, heads=3, patch=4, position_grid=5, layer_scale=False)
 WITH_REGISTERS = vit.ViTConfig(width=12, depth=3, heads=3, patch=4, registers=4, position_grid=5)
 
 
@@ -67,12 +70,17 @@ def gelu(x):
     return np.vectorize(lambda value: 0.5 * value * (1 + math.erf(value / math.sqrt(2))))(x)
 
 
-def block(x, weights, heads):
+def swiglu(x):
+    gate, value = x[:, : x.shape[1] // 2], x[:, x.shape[1] // 2 :]
+    return gate / (1 + np.exp(-gate)) * value
+
+
+def block(x, weights, heads, activation=gelu):
     """DINOv2's block in float64."""
     weights = jax.tree.map(np.float64, weights)
-    x = x + weights["scale_1"] * attention(layer_norm(x, weights["norm_1"]), weights["attention"], heads)
-    hidden = gelu(layer_norm(x, weights["norm_2"]) @ weights["expand"]["kernel"] + weights["expand"]["bias"])
-    return x + weights["scale_2"] * (hidden @ weights["shrink"]["kernel"] + weights["shrink"]["bias"])
+    x = x + weights.get("scale_1", 1) * attention(layer_norm(x, weights["norm_1"]), weights["attention"], heads)
+    hidden = activation(layer_norm(x, weights["norm_2"]) @ weights["expand"]["kernel"] + weights["expand"]["bias"])
+    return x + weights.get("scale_2", 1) * (hidden @ weights["shrink"]["kernel"] + weights["shrink"]["bias"])
 
 
 @pytest.mark.parametrize("config", [TINY, WITH_REGISTERS])
@@ -83,18 +91,27 @@ def test_there_is_a_token_for_every_patch(config, height, width):
     assert tokens.dtype == np.float32
 
 
-def test_a_block_computes_what_numpy_does():
-    weights = init(TINY)["params"]["block_2"]
+@pytest.mark.parametrize(("config", "activation"), [(TINY, gelu), (GATED, swiglu), (UNSCALED, gelu)])
+def test_a_block_computes_what_numpy_does(config, activation):
+    weights = init(config)["params"]["block_2"]
+    assert ("scale_1" in weights) == ("scale_2" in weights) == config.layer_scale
     x = np.random.default_rng(2).normal(size=(7, 12))
-    found = jax.jit(vit.Block(3).apply)({"params": weights}, np.float32(x))
-    np.testing.assert_allclose(found, block(x, weights, 3), rtol=1e-5, atol=1e-5)
+    found = jax.jit(vit.Block(config).apply)({"params": weights}, np.float32(x))
+    np.testing.assert_allclose(found, block(x, weights, 3, activation), rtol=1e-5, atol=1e-5)
+
+
+def test_the_mlp_is_as_wide_as_in_dinov2():
+    assert vit.ViTConfig(width=768, depth=12, heads=12).inner == 3072
+    assert vit.ViTConfig(width=1536, depth=40, heads=24, mlp="swiglu").inner == 4096
+    assert vit.ViTConfig(width=12, depth=1, heads=3, mlp="swiglu").inner == 32
+    assert init(GATED)["params"]["block_1"]["expand"]["kernel"].shape == (12, 40)
 
 
 def test_norms_and_gelu_are_those_of_dinov2(x64):
     weights = jax.tree.map(np.float64, init(TINY)["params"]["block_1"])
     # Tokens of tiny variance, where the norm's epsilon counts; tanh's GELU is 1e-4 off.
     x = 1e-3 * np.random.default_rng(3).normal(size=(5, 12))
-    found = jax.jit(vit.Block(3).apply)({"params": weights}, x)
+    found = jax.jit(vit.Block(TINY).apply)({"params": weights}, x)
     np.testing.assert_allclose(found, block(x, weights, 3), rtol=1e-6, atol=1e-6)
 
 
@@ -171,6 +188,8 @@ def test_blocks_that_do_not_exist_are_refused(blocks):
 def test_configurations_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="unknown position_mode 'nearest'.*offset, plain, antialias"):
         vit.ViTConfig(width=12, depth=3, heads=3, position_mode="nearest")
+    with pytest.raises(ValueError, match="unknown mlp 'relu'.*gelu, swiglu"):
+        vit.ViTConfig(width=12, depth=3, heads=3, mlp="relu")
     with pytest.raises(ValueError, match="width 12 .* 5 heads"):
         vit.ViTConfig(width=12, depth=3, heads=5)
 
@@ -207,11 +226,19 @@ def test_position_modes_differ():
 def test_pixels_are_normalised_as_for_imagenet():
     pixels = np.array([[[0, 127, 255]]], np.uint8)
     expected = (np.array([0, 127, 255]) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(vit.normalise(jnp.asarray(pixels))[0, 0], expected, rtol=1e-5)
+    np.testing.assert_allclose(vit.normalise(jnp.asarray(pixels), TINY)[0, 0], expected, rtol=1e-5)
+
+
+def test_pixels_are_normalised_as_the_encoder_says():
+    pixels = np.array([[[0, 127, 255]]], np.uint8)
+    config = dataclasses.replace(TINY, mean=(0.5, 0.25, 0.0), std=(0.5, 1.0, 2.0))
+    np.testing.assert_allclose(vit.normalise(jnp.asarray(pixels), config)[0, 0], [-1, 127 / 255 - 0.25, 0.5], rtol=1e-5)
 
 
 def test_an_unknown_encoder_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="unknown encoder 'dinov9'; choose one of random"):
+    with pytest.raises(
+        ValueError, match="unknown encoder 'dinov9'; choose one of random, builtin, dinov2_vits14, .*dino_vitb16, or"
+    ):
         pretrained.load("dinov9")
 
 

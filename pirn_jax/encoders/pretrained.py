@@ -1,15 +1,18 @@
-"""The encoders that can be asked for by name."""
+"""The encoders that can be asked for by name, and those in files."""
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+import importlib.resources
+import os
+import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pirn_jax.encoders import vit
+from pirn_jax.cache import cache_directory
+from pirn_jax.encoders import vit, weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +20,7 @@ class Encoder:
     """A frozen encoder.
 
     Attributes:
-      name: catalogue name.
+      name: catalogue name, or the path of a file.
       config: architecture.
       params: weights, a pytree.
       blocks: blocks whose patch tokens are averaged, from 1.
@@ -33,7 +36,115 @@ class Encoder:
     note: str
 
 
-def _random() -> Encoder:
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where weights are published.
+
+    Attributes:
+      address: of the file.
+      licence: its SPDX identifier.
+      blocks: blocks whose patch tokens are averaged unless others are asked for.
+      size: bytes, None if nobody has published it.
+      sha256: in hexadecimal, None if nobody has published it; the converter then records it at the first download.
+    """
+
+    address: str
+    licence: str
+    blocks: tuple[int, ...]
+    size: int | None = None
+    sha256: str | None = None
+
+
+def default_blocks(depth: int) -> tuple[int, ...]:
+    """Blocks 2 to 10 of 12, as PIRN takes them; of another depth those in proportion, which is our choice."""
+    return tuple(sorted({max(1, round(depth * number / 12)) for number in range(2, 11)}))
+
+
+def _dinov2(model: str, depth: int, size: int, sha256: str, registers: str = "") -> Source:
+    address = f"https://dl.fbaipublicfiles.com/dinov2/dinov2_{model}/dinov2_{model}{registers}_pretrain.pth"
+    return Source(address, "Apache-2.0", default_blocks(depth), size, sha256)
+
+
+def _dino(model: str, size: int | None = None, sha256: str | None = None) -> Source:
+    address = f"https://dl.fbaipublicfiles.com/dino/dino_{model}_pretrain/dino_{model}_pretrain.pth"
+    return Source(address, "Apache-2.0", default_blocks(12), size, sha256)
+
+
+# Facebook publishes neither sizes nor hashes: these are what several independent projects state of the same files.
+CATALOGUE: dict[str, Source] = {
+    "dinov2_vits14": _dinov2(
+        "vits14", 12, 88_283_115, "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9"
+    ),
+    "dinov2_vits14_reg": _dinov2(
+        "vits14", 12, 88_291_785, "f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb", "_reg4"
+    ),
+    "dinov2_vitb14": _dinov2(
+        "vitb14", 12, 346_378_731, "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73"
+    ),
+    "dinov2_vitb14_reg": _dinov2(
+        "vitb14", 12, 346_393_545, "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71", "_reg4"
+    ),
+    "dinov2_vitl14": _dinov2(
+        "vitl14", 24, 1_217_586_395, "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428"
+    ),
+    "dinov2_vitl14_reg": _dinov2(
+        "vitl14", 24, 1_217_607_321, "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51", "_reg4"
+    ),
+    "dinov2_vitg14": _dinov2(
+        "vitg14", 40, 4_546_108_579, "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3"
+    ),
+    "dinov2_vitg14_reg": _dinov2(
+        "vitg14", 40, 4_546_140_349, "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283", "_reg4"
+    ),
+    "dino_vits8": _dino("deitsmall8"),
+    "dino_vits16": _dino("deitsmall16"),
+    "dino_vitb8": _dino("vitbase8"),
+    "dino_vitb16": _dino("vitbase16", 343_242_485, "bf34ad0f424b9029b593e8dc3ed553bf26e88bcba0d32bf3e62a6209cb64c85e"),
+}
+"""Encoders that can be downloaded and converted."""
+
+NAMES = ("random", "builtin", *CATALOGUE)
+"""What `load` knows by name."""
+
+
+def converted_path(name: str) -> pathlib.Path:
+    """Where the converter puts an encoder of this name, and `load` looks for it."""
+    return cache_directory() / "encoders" / f"{name}.safetensors"
+
+
+def load(name: str, blocks: tuple[int, ...] | None = None) -> Encoder:
+    """Loads an encoder.
+
+    Args:
+      name: one of `NAMES`, or the path of a converted .safetensors file.
+      blocks: blocks to average, from 1, in any order; by default those that the encoder's file names.
+
+    Raises:
+      ValueError: listing the names, if there is none like this; with the command that fetches it, if it is not there;
+        if the file holds no encoder, or the encoder has not all of the blocks.
+    """
+    if name == "random":
+        stored = _random()
+    elif name == "builtin":
+        stored = _builtin()
+    elif name in CATALOGUE:
+        if not converted_path(name).exists():
+            raise ValueError(f"encoder {name} is not there yet; fetch it with {weights.CONVERTER} --download={name}")
+        stored = weights.load(converted_path(name))
+    elif name.endswith(".safetensors") or os.sep in name or pathlib.Path(name).exists():
+        stored = weights.load(name)
+    else:
+        raise ValueError(
+            f"unknown encoder {name!r}; choose one of {', '.join(NAMES)}, or give the path of a .safetensors file"
+        )
+    chosen = tuple(sorted(set(stored.blocks if blocks is None else blocks)))
+    if not chosen or chosen[0] < 1 or chosen[-1] > stored.config.depth:
+        raise ValueError(f"blocks {chosen} of encoder {name}, which has blocks 1 to {stored.config.depth}")
+    params = jax.tree.map(jnp.asarray, stored.params)
+    return _make(name, stored.config, params, chosen, stored.provenance.get("note", ""))
+
+
+def _random() -> weights.Stored:
     config = vit.ViTConfig(width=192, depth=4, heads=6, position_grid=16, position_mode="plain")
     blocks = (1, 2, 3, 4)
     params = jax.jit(lambda key: vit.ViT(config, blocks).init(key, jnp.zeros((224, 224, 3))))(jax.random.key(0))
@@ -41,7 +152,18 @@ def _random() -> Encoder:
         "The encoder has seeded random weights: it shows that everything runs and what the method makes of "
         "untrained features, not how well PIRN detects."
     )
-    return _make("random", config, params, blocks, note)
+    return weights.Stored(config, params, blocks, {"note": note})
+
+
+def _builtin() -> weights.Stored:
+    resource = importlib.resources.files("pirn_jax.encoders") / "builtin.safetensors"
+    if not resource.is_file():
+        raise ValueError(
+            "this installation lacks the built-in encoder, pirn_jax/encoders/builtin.safetensors; install the package "
+            f"anew, or choose one of {', '.join(name for name in NAMES if name != 'builtin')}"
+        )
+    with importlib.resources.as_file(resource) as path:
+        return weights.load(path)
 
 
 def _make(name: str, config: vit.ViTConfig, params: Any, blocks: tuple[int, ...], note: str) -> Encoder:
@@ -50,17 +172,3 @@ def _make(name: str, config: vit.ViTConfig, params: Any, blocks: tuple[int, ...]
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.asarray(leaf).tobytes())
     return Encoder(name, config, params, blocks, digest.hexdigest(), note)
-
-
-CATALOGUE: dict[str, Callable[[], Encoder]] = {"random": _random}
-
-
-def load(name: str) -> Encoder:
-    """Loads an encoder by its catalogue name.
-
-    Raises:
-      ValueError: listing the names, if there is none like this.
-    """
-    if name not in CATALOGUE:
-        raise ValueError(f"unknown encoder {name!r}; choose one of {', '.join(CATALOGUE)}")
-    return CATALOGUE[name]()

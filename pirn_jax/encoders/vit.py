@@ -1,17 +1,23 @@
-"""DINOv2's vision transformer (Oquab et al., 2023; Darcet et al., 2024), as far as its patch features are needed.
+"""The vision transformer of DINO and DINOv2, as far as its patch features are needed.
 
+DINO: Caron et al., 2021. DINOv2: Oquab et al., 2023; its registers: Darcet et al., 2024.
 Written for one image; `jax.vmap` it. Blocks are numbered from 1, and none past the last chosen one is computed.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
 POSITION_MODES = ("offset", "plain", "antialias")
+MLPS = ("gelu", "swiglu")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -29,6 +35,11 @@ class ViTConfig:
       position_grid: side of the square grid that position embeddings are stored for (DINOv2: 37, for 518 pixels).
       position_mode: how they are resized to another grid: "offset" is Facebook's code without registers, "plain"
         transformers' without registers, "antialias" both with registers, and timm.
+      layer_scale: whether a learned factor scales each channel that a block adds; DINO has none.
+      mlp: "gelu", or "swiglu" as in DINOv2's ViT-g.
+      hidden: inner width of the MLP, of "swiglu" after gating; by default what DINOv2 makes of the width.
+      mean: what `normalise` subtracts from each colour, of pixels in [0, 1].
+      std: what it then divides each colour by.
     """
 
     width: int
@@ -38,17 +49,41 @@ class ViTConfig:
     registers: int = 0
     position_grid: int = 37
     position_mode: str = "offset"
+    layer_scale: bool = True
+    mlp: str = "gelu"
+    hidden: int | None = None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self):
-        if self.position_mode not in POSITION_MODES:
-            raise ValueError(f"unknown position_mode {self.position_mode!r}; choose one of {', '.join(POSITION_MODES)}")
+        for name, choices in (("position_mode", POSITION_MODES), ("mlp", MLPS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} cannot be divided among {self.heads} heads")
 
+    @property
+    def inner(self) -> int:
+        """Inner width of the MLP: `hidden`, or DINOv2's rule for the width (of "swiglu", a multiple of 8)."""
+        if self.hidden is not None:
+            return self.hidden
+        return 4 * self.width if self.mlp == "gelu" else (int(4 * self.width * 2 / 3) + 7) // 8 * 8
 
-def normalise(images: Array) -> Float[Array, "*batch h w 3"]:
-    """Scales uint8 pixels to [0, 1] and standardises them with ImageNet's mean and deviation, as DINOv2 expects."""
-    return (images.astype(jnp.float32) / 255.0 - jnp.array(IMAGENET_MEAN)) / jnp.array(IMAGENET_STD)
+
+def normalise(images: Array, config: ViTConfig) -> Float[Array, "*batch h w 3"]:
+    """Scales uint8 pixels to [0, 1] and standardises each colour as the encoder expects."""
+    return (images.astype(jnp.float32) / 255.0 - jnp.array(config.mean)) / jnp.array(config.std)
+
+
+@functools.lru_cache(maxsize=8)
+def shapes(config: ViTConfig) -> Mapping[str, tuple[int, ...]]:
+    """Shapes of the parameters of all blocks, by the names on the way to each, joined by dots."""
+    image = jnp.zeros((config.patch, config.patch, 3))
+    # All blocks are alike, and tracing dozens of them takes seconds.
+    tree: Any = jax.eval_shape(ViT(config, (1,)).init, jax.random.key(0), image)["params"]
+    tree |= {f"block_{number}": tree["block_1"] for number in range(2, config.depth + 1)}
+    flat: dict[str, Any] = flatten_dict(tree, sep=".")
+    return types.MappingProxyType({path: leaf.shape for path, leaf in flat.items()})
 
 
 def resize_positions(positions: Float[Array, "g g c"], grid: tuple[int, int], mode: str) -> Float[Array, "h w c"]:
@@ -90,18 +125,34 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block with layer scale."""
+    """Pre-norm transformer block.
 
-    heads: int
+    Attributes:
+      config: architecture.
+    """
+
+    config: ViTConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "t c"]) -> Float[Array, "t c"]:
         """Returns the block's output tokens."""
-        width = x.shape[-1]
-        scales = [self.param(f"scale_{i}", nn.initializers.ones, (width,)) for i in (1, 2)]
-        x = x + scales[0] * Attention(self.heads, name="attention")(nn.LayerNorm(1e-6, name="norm_1")(x))
-        hidden = nn.Dense(4 * width, name="expand")(nn.LayerNorm(1e-6, name="norm_2")(x))
-        return x + scales[1] * nn.Dense(width, name="shrink")(jax.nn.gelu(hidden, approximate=False))
+        attended = Attention(self.config.heads, name="attention")(nn.LayerNorm(1e-6, name="norm_1")(x))
+        x = x + self._scaled("scale_1", attended)
+        return x + self._scaled("scale_2", self._mlp(nn.LayerNorm(1e-6, name="norm_2")(x)))
+
+    def _scaled(self, name, added):
+        if not self.config.layer_scale:
+            return added
+        return self.param(name, nn.initializers.ones, (self.config.width,)) * added
+
+    def _mlp(self, x):
+        config = self.config
+        if config.mlp == "swiglu":
+            gate, value = jnp.split(nn.Dense(2 * config.inner, name="expand")(x), 2, axis=-1)
+            hidden = jax.nn.silu(gate) * value
+        else:
+            hidden = jax.nn.gelu(nn.Dense(config.inner, name="expand")(x), approximate=False)
+        return nn.Dense(config.width, name="shrink")(hidden)
 
 
 class ViT(nn.Module):
@@ -131,7 +182,7 @@ class ViT(nn.Module):
         x = self._embed(image)
         chosen = []
         for number in range(1, max(self.blocks) + 1):
-            x = Block(config.heads, name=f"block_{number}")(x)
+            x = Block(config, name=f"block_{number}")(x)
             if number in self.blocks:
                 chosen.append(x[1 + config.registers :])
         return jnp.mean(jnp.stack(chosen), axis=0)

@@ -1,0 +1,1 @@
+"""What one runs to prepare for studies; like `experiments`, flags and wiring only."""
