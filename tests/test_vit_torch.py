@@ -6,9 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from experiments.baselines_torch.dinov2 import Form, TorchViT  # noqa: E402
 from pirn_jax.encoders import conversion, vit  # noqa: E402
 from tests import parity  # noqa: E402
-from tests.torch_vit import Form, TorchViT, fade, randomise  # noqa: E402
+from tests.torch_vit import fade, randomise  # noqa: E402
 
 pytestmark = parity.MARKS
 

@@ -28,8 +28,9 @@ def pixels(image: np.ndarray) -> np.ndarray:
 
 def make(name: str) -> dict[str, np.ndarray]:
     """Arrays of one file."""
+    from experiments.baselines_torch.dinov2 import Form, TorchViT
     from tests import parity
-    from tests.torch_vit import Form, TorchViT, randomise
+    from tests.torch_vit import randomise
 
     model = randomise(TorchViT(Form(width=16, depth=2, heads=HEADS, grid=GRID, **FORMS[name])))
     found = {f"tensors/{key}": value for key, value in parity.arrays(model).items()}

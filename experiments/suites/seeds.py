@@ -1,0 +1,63 @@
+"""Ten seeds together, against ten runs of one seed.
+
+"training" is the compiled steps alone, "study" a whole study of one category of the built-in parts, from cached
+features to metrics.
+"""
+
+import contextlib
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from experiments.suites import timing
+from pirn_jax import cache, pirn, study
+from pirn_jax.data import mvtec3d, procedural
+from pirn_jax.encoders import pretrained
+from pirn_jax.protocol import episodes, training
+from pirn_jax.protocol.episodes import Run
+
+_RUNS, _SHOTS, _PATCHES, _CHANNELS = 10, 10, 256, 192
+_RECIPE = training.Recipe(epochs=10, learning_rate=1e-3, batch_size=4)
+
+
+def measure(repeats: int) -> dict[str, timing.Case]:
+    """Times ten seeds in one call of the program, and ten calls of the program for one seed."""
+    values = jax.random.normal(jax.random.key(0), (1, _SHOTS, 2, _PATCHES, _CHANNELS))
+    programs = training.compile_programs(pirn.pirn(pirn.Config()), _RECIPE)
+    runs = [Run("part", _SHOTS, seed) for seed in range(_RUNS)]
+
+    def train(some: list[Run]) -> None:
+        chosen = np.array([episodes.draw(run, _SHOTS) for run in some])
+        params, _ = training.train(programs, some, values, np.zeros(len(some), int), chosen, _RECIPE)
+        jax.block_until_ready(params)
+
+    def train_each() -> None:
+        for run in runs:
+            train([run])
+
+    return {
+        "training": timing.alternate(lambda: train(runs), train_each, repeats),
+        "study": timing.alternate(lambda: _study(_RUNS), lambda: [_study(1) for _ in runs], repeats),
+    }
+
+
+def _study(count: int) -> None:
+    """A study of one category with this many seeds, in a directory of its own."""
+    home = cache.cache_directory()
+    jax.config.update("jax_compilation_cache_dir", str(home / "xla"))
+    splits = mvtec3d.read(procedural.ensure(home, categories=("knob",)), ("knob",))
+    recipe = training.Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
+    spec = study.Spec(
+        "procedural", (_SHOTS,), count, "pirn", pirn.Config(), recipe, pretrained.load("random"), 224, 4.0
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        study.run(spec, splits, pathlib.Path(directory), _quiet)
+
+
+@contextlib.contextmanager
+def _quiet(title: str, total: int) -> Iterator[Callable[..., None]]:
+    del title, total
+    yield lambda *_: None

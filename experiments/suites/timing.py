@@ -1,0 +1,58 @@
+"""Timing of things that are compared: in turns, in one process, medians."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+Case = dict[str, float]
+"""What is known of one case: seconds of ours and of the reference, and reference / ours."""
+
+_SIDE = 2048
+_TRIALS = 9
+
+
+def medians(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each function, all called in turns after one call each."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for repeat in range(repeats + 1):
+        for name, function in functions.items():
+            begin = time.perf_counter()
+            function()
+            if repeat:
+                times[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(kept) for name, kept in times.items()}
+
+
+def alternate(ours: Callable[[], object], reference: Callable[[], object], repeats: int) -> Case:
+    """Medians in seconds of both sides, timed in turns, and reference / ours."""
+    found = medians({"ours": ours, "reference": reference}, repeats)
+    return {**found, "ratio": found["reference"] / found["ours"]}
+
+
+def matrix_product(dtype: str) -> Callable[[], object]:
+    """A product of square matrices in JAX."""
+    a = jnp.ones((_SIDE, _SIDE), dtype)
+    product = jax.jit(lambda a: a @ a)
+    return lambda: product(a).block_until_ready()
+
+
+def torch_matrix_product(dtype: str) -> Callable[[], object]:
+    """The same product in PyTorch."""
+    import torch
+
+    a = torch.ones(_SIDE, _SIDE, dtype=getattr(torch, dtype))
+
+    def product() -> object:
+        with torch.inference_mode():
+            return a @ a
+
+    return product
+
+
+def ceilings(dtype: str) -> dict[str, float]:
+    """Operations per second of a large matrix product, in JAX and in PyTorch; the machine's is the higher one."""
+    found = medians({"jax": matrix_product(dtype), "torch": torch_matrix_product(dtype)}, _TRIALS)
+    return {name: 2 * _SIDE**3 / seconds for name, seconds in found.items()}
