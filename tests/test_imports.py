@@ -84,7 +84,12 @@ def test_the_library_knows_neither_flags_nor_experiments_nor_tests(path):
     assert not [name for name in imports(path) if name.split(".")[0] in foreign]
 
 
-@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "experiments").rglob("*.py"))], ids=name_of)
+# The baselines are programs of PyTorch; whoever imports them needs it.
+COMMANDS = [p for folder in ("experiments", "tools") for p in sorted((ROOT / folder).rglob("*.py"))]
+COMMANDS = [path for path in COMMANDS if path.parent.name != "baselines_torch"]
+
+
+@pytest.mark.parametrize("path", [*FILES, *COMMANDS], ids=name_of)
 def test_optional_packages_are_not_imported_with_the_module(path):
     assert not [name for name in imports_on_import(path) if name.split(".")[0] in OPTIONAL]
 
