@@ -1,0 +1,126 @@
+"""What an encoder's features are worth without any training: nearest-neighbour patches on the built-in parts.
+
+    python -m experiments.encoder_quality --encoders=filter_bank,random,builtin
+
+Every test patch is scored by its cosine distance to the nearest patch of the good parts, so the numbers judge the
+features alone. The filter bank is the classical descriptor that a learned encoder has to beat.
+"""
+
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from jaxtyping import Array, Float
+
+from experiments import console
+from pirn_jax import cache, features
+from pirn_jax.data import mvtec3d, procedural, sample
+from pirn_jax.data.images import InputError, read_size
+from pirn_jax.encoders import filter_bank, pretrained, vit
+from pirn_jax.protocol import episodes, metrics, scoring
+from pirn_jax.protocol.episodes import Run
+from pirn_jax.report import archive
+
+_ENCODERS = flags.DEFINE_list("encoders", ["filter_bank", "random", "builtin"], "filter_bank, or as in fewshot.")
+_CATEGORIES = flags.DEFINE_list("categories", [], "Built-in categories; all by default.")
+_SHOTS = flags.DEFINE_integer("shots", 10, "Number of good parts.", lower_bound=1)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "How many random draws of the good parts.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output_dir", "outputs/encoder_quality", "Where encoder_quality.json goes.")
+
+_SIZE, _PATCH, _SIGMA = 224, 14, 4.0
+Extract = Callable[[np.ndarray], np.ndarray]
+"""(parts, 2, size, size, 3) uint8 -> (parts, 2, n, c) features."""
+
+
+def _load_extract(name: str) -> Extract:
+    if name == "filter_bank":
+        describe = jax.jit(jax.vmap(lambda image: filter_bank.describe(image, _PATCH)))
+
+        def extract(inputs: np.ndarray) -> np.ndarray:
+            flat = np.asarray(describe(inputs.reshape(-1, _SIZE, _SIZE, 3) / np.float32(255)))
+            return flat.reshape(*inputs.shape[:2], *flat.shape[1:])
+
+        return extract
+    encoder = pretrained.load(name)
+    model = vit.ViT(encoder.config, encoder.blocks)
+
+    @jax.jit
+    def encode(inputs):
+        return jax.vmap(jax.vmap(lambda image: model.apply(encoder.params, vit.normalise(image, encoder.config))))(
+            inputs
+        )
+
+    return lambda inputs: np.asarray(encode(inputs))
+
+
+@jax.jit
+def _nearest(memory: Float[Array, "k n c"], tokens: Float[Array, "p n c"]) -> Float[Array, "p n"]:
+    """Cosine distance of patches to the nearest one of the memory."""
+
+    def unit(x):
+        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+    known = unit(memory).reshape(-1, memory.shape[-1])
+    return jax.lax.map(lambda part: 1.0 - jnp.max(unit(part) @ known.T, axis=-1), tokens)
+
+
+def _judge(name: str, category: str, splits: sample.Splits, progress: Callable[[int], None]) -> dict[str, list[float]]:
+    """Metrics of one encoder on one category, one value for each seed."""
+    extract, maps = _load_extract(name), scoring.Maps(_SIZE // _PATCH, _SIZE, _SIGMA)
+    good, tests = (_features(extract, records, progress) for records in (splits.train, splits.test))
+    if name == "filter_bank":
+        # Its channels are of different kinds, so they are brought to one scale, that of the good parts.
+        mean, deviation = good.mean((0, 2), keepdims=True), good.std((0, 2), keepdims=True) + 1e-6
+        good, tests = (good - mean) / deviation, (tests - mean) / deviation
+    masks = [sample.load_gt(record, read_size(record.rgb)) for record in splits.test]
+    defective, truth = np.array([record.defective for record in splits.test]), metrics.prepare_truth(masks)
+    found = []
+    for seed in range(_SEEDS.value):
+        drawn = episodes.draw(Run(category, _SHOTS.value, seed), len(good))
+        distances = np.stack([np.asarray(_nearest(good[drawn, m], tests[:, m])) for m in range(2)], axis=1)
+        fused = [maps.fused(part, mask.shape) for part, mask in zip(distances, masks, strict=True)]
+        found.append(metrics.evaluate(fused, defective, truth))
+    return {metric: [values[metric] for values in found] for metric in metrics.NAMES}
+
+
+def _features(
+    extract: Extract, records: Sequence[sample.Record], progress: Callable[[int], None]
+) -> Float[np.ndarray, "p 2 n c"]:
+    found = []
+    for record in records:
+        found.append(extract(features.network_input(sample.load(record), _SIZE)[None]))
+        progress(1)
+    return np.concatenate(found)
+
+
+def main(arguments: list[str]) -> None:
+    """Prints one row for each encoder: means over categories and seeds."""
+    del arguments
+    home = cache.cache_directory()
+    jax.config.update("jax_compilation_cache_dir", str(home / "xla"))
+    categories = _CATEGORIES.value or procedural.CATEGORIES
+    splits = mvtec3d.read(procedural.ensure(home, categories=categories), categories)
+    found = {}
+    try:
+        for name in _ENCODERS.value:
+            parts = sum(len(split.train) + len(split.test) for split in splits.values())
+            with console.stage(name, parts) as advance:
+                found[name] = {category: _judge(name, category, split, advance) for category, split in splits.items()}
+    except (ValueError, InputError) as error:
+        sys.exit(f"error: {error}")
+    print(f"{'':16s}" + "".join(f"{metric:>14s}" for metric in metrics.NAMES))
+    for name, table in found.items():
+        means = [np.mean([values[metric] for values in table.values()]) for metric in metrics.NAMES]
+        print(f"{name:16s}" + "".join(f"{mean:14.3f}" for mean in means))
+        for category, values in table.items():
+            print(f"  {category:14s}" + "".join(f"{np.mean(values[metric]):14.3f}" for metric in metrics.NAMES))
+    settings = {"shots": _SHOTS.value, "seeds": _SEEDS.value, "input_size": _SIZE, "sigma": _SIGMA}
+    archive.write_json(pathlib.Path(_OUTPUT.value) / "encoder_quality.json", {"settings": settings, "results": found})
+
+
+if __name__ == "__main__":
+    app.run(main)
