@@ -6,6 +6,7 @@ Every test patch is scored by its cosine distance to the nearest patch of the go
 features alone. The filter bank is the classical descriptor that a learned encoder has to beat.
 """
 
+import functools
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -57,31 +58,33 @@ def _load_extract(name: str) -> Extract:
     return lambda inputs: np.asarray(encode(inputs))
 
 
-@jax.jit
-def _nearest(memory: Float[Array, "k n c"], tokens: Float[Array, "p n c"]) -> Float[Array, "p n"]:
-    """Cosine distance of patches to the nearest one of the memory."""
+@functools.partial(jax.jit, static_argnums=2)
+def _nearest(memory: Float[Array, "k n c"], tokens: Float[Array, "p n c"], standardise: bool) -> Float[Array, "p n"]:
+    """Cosine distance of patches to the nearest one of the memory, channels standardised over it or as they are."""
+    mean, deviation = jnp.mean(memory, (0, 1)), jnp.std(memory, (0, 1)) + 1e-6
 
     def unit(x):
+        x = (x - mean) / deviation if standardise else x
         return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
     known = unit(memory).reshape(-1, memory.shape[-1])
     return jax.lax.map(lambda part: 1.0 - jnp.max(unit(part) @ known.T, axis=-1), tokens)
 
 
-def _judge(name: str, category: str, splits: sample.Splits, progress: Callable[[int], None]) -> dict[str, list[float]]:
+def _judge(
+    name: str, extract: Extract, category: str, splits: sample.Splits, progress: Callable[[int], None]
+) -> dict[str, list[float]]:
     """Metrics of one encoder on one category, one value for each seed."""
-    extract, maps = _load_extract(name), scoring.Maps(_SIZE // _PATCH, _SIZE, _SIGMA)
     good, tests = (_features(extract, records, progress) for records in (splits.train, splits.test))
-    if name == "filter_bank":
-        # Its channels are of different kinds, so they are brought to one scale, that of the good parts.
-        mean, deviation = good.mean((0, 2), keepdims=True), good.std((0, 2), keepdims=True) + 1e-6
-        good, tests = (good - mean) / deviation, (tests - mean) / deviation
+    maps = scoring.Maps(round(good.shape[2] ** 0.5), _SIZE, _SIGMA)
+    # Channels of the filter bank are of different kinds, so they are brought to one scale.
+    classical = name == "filter_bank"
     masks = [sample.load_gt(record, read_size(record.rgb)) for record in splits.test]
     defective, truth = np.array([record.defective for record in splits.test]), metrics.prepare_truth(masks)
     found = []
     for seed in range(_SEEDS.value):
         drawn = episodes.draw(Run(category, _SHOTS.value, seed), len(good))
-        distances = np.stack([np.asarray(_nearest(good[drawn, m], tests[:, m])) for m in range(2)], axis=1)
+        distances = np.stack([np.asarray(_nearest(good[drawn, m], tests[:, m], classical)) for m in range(2)], axis=1)
         fused = [maps.fused(part, mask.shape) for part, mask in zip(distances, masks, strict=True)]
         found.append(metrics.evaluate(fused, defective, truth))
     return {metric: [values[metric] for values in found] for metric in metrics.NAMES}
@@ -108,8 +111,9 @@ def main(arguments: list[str]) -> None:
     try:
         for name in _ENCODERS.value:
             parts = sum(len(split.train) + len(split.test) for split in splits.values())
+            extract = _load_extract(name)
             with console.stage(name, parts) as advance:
-                found[name] = {category: _judge(name, category, split, advance) for category, split in splits.items()}
+                found[name] = {c: _judge(name, extract, c, split, advance) for c, split in splits.items()}
     except (ValueError, InputError) as error:
         sys.exit(f"error: {error}")
     print(f"{'':16s}" + "".join(f"{metric:>14s}" for metric in metrics.NAMES))

@@ -43,7 +43,7 @@ flags.DEFINE_list("shots", ["10"], "Numbers of good parts to learn from.")
 flags.DEFINE_integer("seeds", 10, "How many random draws of the good parts.", lower_bound=1)
 flags.DEFINE_enum("method", "pirn", list(study.METHODS), "Method.")
 flags.DEFINE_string(
-    "encoder", "random", f"Frozen encoder: {', '.join(pretrained.NAMES)}, or a file of tools/convert_dinov2.py."
+    "encoder", "builtin", f"Frozen encoder: {', '.join(pretrained.NAMES)}, or a file of tools/convert_dinov2.py."
 )
 flags.DEFINE_list("blocks", None, "Blocks of the encoder that are averaged, from 1; by default those its file names.")
 flags.DEFINE_integer("input_size", 224, "Side of the encoder's input in pixels.", lower_bound=1)

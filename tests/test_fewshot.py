@@ -18,7 +18,8 @@ from pirn_jax.report import archive
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Eleven runs are more than one group, so that an interrupted study has something to continue.
-STUDY = ("--debug", "--categories=knob", "--seeds=11", "--epochs=8", "--learning_rate=0.003", "--num_layers=1")
+TINY = ("--debug", "--encoder=random", "--num_layers=1")
+STUDY = (*TINY, "--categories=knob", "--seeds=11", "--epochs=8", "--learning_rate=0.003")
 
 
 @pytest.fixture(scope="module")
@@ -156,10 +157,23 @@ def test_an_interrupted_study_continues_to_the_same_results(finished, cache, tmp
     assert measured(directory) == measured(finished[0])
 
 
+def test_the_default_encoder_is_the_built_in_one_and_its_blocks_can_be_chosen(cache, tmp_path):
+    flags = ("--debug", "--categories=knob", "--seeds=1", "--epochs=1", "--num_layers=1", "--save_maps=none")
+    found = []
+    for name, more in (("own", ()), ("first", ("--blocks=2,1",))):
+        status, output, errors = run(cache, *flags, *more, f"--output_dir={tmp_path / name}")
+        assert status == 0, errors
+        assert "random weights" not in output
+        found.append(json.loads((tmp_path / name / "results.json").read_text()))
+    assert [results["encoder"] for results in found] == ["builtin", "builtin"]
+    assert found[1]["settings"]["encoder_blocks"] == [1, 2] != found[0]["settings"]["encoder_blocks"]
+    assert found[0]["results"] != found[1]["results"]
+
+
 def test_only_the_categories_asked_for_are_run(finished, cache, tmp_path):
     # The built-in knob lies in the cache already.
     directory = tmp_path / "study"
-    flags = ("--debug", "--categories=gear", "--seeds=1", "--epochs=1", "--num_layers=1", "--save_maps=none")
+    flags = (*TINY, "--categories=gear", "--seeds=1", "--epochs=1", "--save_maps=none")
     status, _, errors = run(cache, *flags, f"--output_dir={directory}")
     assert status == 0, errors
     results = json.loads((directory / "results.json").read_text())
@@ -191,7 +205,11 @@ def test_places_that_cannot_be_written_are_named(place, cache, tmp_path):
 
 WRONG = {
     "unknown flag": (("--shot=3",), "shot"),
-    "unknown encoder": (("--encoder=resnet",), "encoder"),
+    "unknown encoder": (("--encoder=resnet",), "unknown encoder 'resnet'"),
+    "encoder not there": (("--encoder=dinov2_vitb14",), "python -m tools.convert_dinov2 --download=dinov2_vitb14"),
+    "no encoder": (("--encoder=setup.cfg",), "setup.cfg is "),
+    "blocks": (("--blocks=1,two",), "--blocks=1,two"),
+    "missing block": (("--blocks=13",), "blocks (13,)"),
     "shots": (("--shots=ten",), "--shots=ten"),
     "more shots than parts": (("--shots=5",), "knob: 5 shots asked for, but only 4 good parts"),
     "unknown category": (("--categories=teapot",), "teapot"),
@@ -200,7 +218,7 @@ WRONG = {
     "neighbours": (("--neighbours=11",), "neighbours=11"),
     "input size": (("--input_size=225",), "--input_size=225"),
     "epsilon": (("--epsilon=0",), "epsilon"),
-    "heads": (("--heads=5",), "--heads=5 does not divide the 192 channels"),
+    "heads": (("--encoder=random", "--heads=5"), "--heads=5 does not divide the 192 channels"),
     "sigma": (("--sigma=nan",), "--sigma=nan"),
     "not a rate": (("--learning_rate=inf",), "learning_rate"),
     "same shots": (("--shots=2,02",), "--shots=2,02"),

@@ -2,14 +2,13 @@
 
     python -m tools.train_builtin_encoder
 
-A vision transformer learns on surfaces made up while it trains (`tools/pretraining/scenes.py`), first to describe
-patches, then to tell edited patches from untouched ones by their distance to other instances of the same surface
-(`tools/pretraining/objective.py`). The generator shares no code and no category with the built-in parts, and nothing is
-chosen on their test split.
+On surfaces made up while it trains (`tools/pretraining/scenes.py`) a vision transformer learns to describe patches by
+local statistics that do not depend on how a patch is turned (`tools/pretraining/teacher.py`). The generator shares no
+code and no category with the built-in parts, and nothing is chosen on their test split.
 
 The defaults are the recipe of the shipped file, whose metadata hold its seed, time and final losses. State is kept
 every `--keep_every` steps under `--work_dir`; the same command continues after an interruption, and gives what an
-uninterrupted run gives. On an accelerator raise `--episodes` and the numbers of steps.
+uninterrupted run gives. On an accelerator raise `--images` and `--steps`.
 """
 
 import functools
@@ -35,23 +34,23 @@ from tools.pretraining import objective, teacher
 
 _OUTPUT = flags.DEFINE_string("output", "pirn_jax/encoders/builtin.safetensors", "The encoder's file.")
 _WORK = flags.DEFINE_string("work_dir", "outputs/builtin_encoder", "Where the state of an unfinished training is kept.")
-_FIRST = flags.DEFINE_integer("first_steps", 2000, "Steps that fit the teacher's targets.", lower_bound=2)
-_SECOND = flags.DEFINE_integer("second_steps", 3000, "Steps that compare instances.", lower_bound=2)
-_EPISODES = flags.DEFINE_integer("episodes", 10, "Episodes a step, of four images each.", lower_bound=1)
-_ECHO = flags.DEFINE_integer("echo", 2, "Steps that learn from the same images before new ones are made.")
-_FIRST_RATE = flags.DEFINE_float("first_rate", 1e-3, "Highest learning rate of the first stage.")
-_SECOND_RATE = flags.DEFINE_float("second_rate", 3e-4, "Highest learning rate of the second stage.")
+_STEPS = flags.DEFINE_integer("steps", 1900, "Optimiser steps.", lower_bound=2)
+_IMAGES = flags.DEFINE_integer("images", 40, "Images a step.", lower_bound=1)
+_ECHO = flags.DEFINE_integer(
+    "echo", 2, "Steps that learn from the same images before new ones are made.", lower_bound=1
+)
+_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Highest learning rate.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, images and windows.")
 _WIDTH = flags.DEFINE_integer("width", 256, "Channels, a multiple of 32.", lower_bound=64)
 _DEPTH = flags.DEFINE_integer("depth", 4, "Blocks; the last two are averaged.", lower_bound=2)
 _SIZE = flags.DEFINE_integer("size", 112, "Side of the training images in pixels, a multiple of 14.", lower_bound=14)
 _KEEP = flags.DEFINE_integer("keep_every", 250, "Steps between kept states and log lines.", lower_bound=1)
 
-_HELD_OUT = 16  # batches of episodes that are never trained on
-_SEEN_FIRST = 8  # batches of images that scales and the patch embedding are taken from
+_HELD_OUT = 16  # batches of images that are never trained on
+_SEEN_FIRST = 8  # batches that scales and the patch embedding are taken from
 
 State = dict[str, Any]
-"""{"weights": {"encoder", "head"}, "optimiser", "teacher", "step", "seconds"}."""
+"""{"params", "optimiser", "teacher", "step", "seconds"}."""
 
 
 def architecture() -> tuple[vit.ViTConfig, tuple[int, ...]]:
@@ -63,26 +62,16 @@ def architecture() -> tuple[vit.ViTConfig, tuple[int, ...]]:
 
 
 def optimiser() -> optax.GradientTransformation:
-    """AdamW; each stage has its warm-up and cosine decay, and matrices only are decayed. All numbers are our choice."""
-    stages = [(_FIRST.value, _FIRST_RATE.value), (_SECOND.value, _SECOND_RATE.value)]
-    rates = [
-        optax.warmup_cosine_decay_schedule(0.0, rate, min(100, steps // 2), steps, 0.03 * rate)
-        for steps, rate in stages
-    ]
-    rate = optax.join_schedules(rates, [_FIRST.value])
+    """AdamW with a warm-up and a cosine decay; matrices only are decayed. All numbers are our choice."""
+    warm = min(100, _STEPS.value // 2)
+    rate = optax.warmup_cosine_decay_schedule(0.0, _RATE.value, warm, _STEPS.value, 0.01 * _RATE.value)
     matrices = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
     return optax.chain(optax.clip_by_global_norm(3.0), optax.adamw(rate, b2=0.98, weight_decay=0.02, mask=matrices))
 
 
-def singles(key: jax.Array) -> jax.Array:
-    """Images of the first stage, as many as the second's episodes hold."""
-    count = _EPISODES.value * (objective.MEMORY + 2)
-    return jax.vmap(lambda one: objective.single(one, _SIZE.value))(jax.random.split(key, count))
-
-
-def episodes(key: jax.Array) -> objective.Episode:
-    """Episodes of the second stage."""
-    return jax.vmap(lambda one: objective.episode(one, _SIZE.value))(jax.random.split(key, _EPISODES.value))
+def draw(key: jax.Array) -> jax.Array:
+    """The images of a step."""
+    return jax.vmap(lambda one: objective.draw(one, _SIZE.value))(jax.random.split(key, _IMAGES.value))
 
 
 def whiten(images: np.ndarray, config: vit.ViTConfig) -> dict[str, jax.Array]:
@@ -103,84 +92,72 @@ def start(key: jax.Array) -> State:
     """The state before the first step."""
     config, blocks = architecture()
     of_weights, of_images, of_teacher = jax.random.split(key, 3)
-    draw = jax.jit(singles)
-    images = jnp.concatenate([draw(jax.random.fold_in(of_images, number)) for number in range(_SEEN_FIRST)])
-    encoder: Any = jax.jit(vit.ViT(config, blocks).init)(of_weights, jnp.zeros((224, 224, 3)))
-    encoder["params"]["embed"] = whiten(np.asarray(images), config)
-    first = {"encoder": encoder, "head": jnp.array([np.log(20.0), 0.05])}
+    make = jax.jit(draw)
+    images = jnp.concatenate([make(jax.random.fold_in(of_images, number)) for number in range(_SEEN_FIRST)])
+    params: Any = jax.jit(vit.ViT(config, blocks).init)(of_weights, jnp.zeros((224, 224, 3)))
+    params["params"]["embed"] = whiten(np.asarray(images), config)
     fitted = jax.jit(teacher.fit, static_argnums=(2, 3))(images, of_teacher, config.patch, config.width)
-    return {"weights": first, "optimiser": optimiser().init(first), "teacher": fitted, "step": 0, "seconds": 0.0}
+    return {"params": params, "optimiser": optimiser().init(params), "teacher": fitted, "step": 0, "seconds": 0.0}
 
 
-def compile_stage(draw: Callable, loss: Callable) -> tuple[Callable, Callable, Callable]:
-    """Builds `draw(key)`, `train_step(weights, moments, teacher, key, drawn)`, `measure(weights, teacher, drawn)`."""
+def compile_programs() -> tuple[Callable, Callable, Callable]:
+    """Builds `make(key)`, `train_step(params, moments, teacher, key, images)`, `measure(params, teacher, images)`."""
     config, blocks = architecture()
     transform = optimiser()
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def train_step(values, moments, fitted, key, drawn):
-        slope = jax.value_and_grad(loss, has_aux=True)
-        (value, metrics), gradient = slope(values, key, drawn, fitted, config, blocks)
-        updates, moments = transform.update(gradient, moments, values)
-        # Two numbers that belong to no feature, far from where they start: they may move faster.
-        updates = {**updates, "head": 10.0 * updates["head"]}
-        return optax.apply_updates(values, updates), moments, {"loss": value, **metrics}
+    def train_step(params, moments, fitted, key, images):
+        loss, gradient = jax.value_and_grad(objective.loss)(params, key, images, fitted, config, blocks)
+        updates, moments = transform.update(gradient, moments, params)
+        return optax.apply_updates(params, updates), moments, loss
 
     @jax.jit
-    def measure(values, fitted, drawn):
-        value, metrics = loss(values, jax.random.key(0), drawn, fitted, config, blocks)
-        return {"loss": value, **metrics}
+    def measure(params, fitted, images):
+        return objective.loss(params, jax.random.key(0), images, fitted, config, blocks)
 
     return jax.jit(draw), train_step, measure
 
 
-def train(state: State, key: jax.Array, keep: Callable[[State, dict[str, float]], None]) -> None:
+def train(state: State, key: jax.Array, keep: Callable[[State, float], None]) -> None:
     """Trains to the last step.
 
     Args:
       state: changed in place.
       key: of the training; every step's randomness depends on it and on the step's number alone.
-      keep: called with the state and the metrics of held-out episodes every `--keep_every` steps and at the end.
+      keep: called with the state and the loss on held-out images every `--keep_every` steps and at the end.
 
     Raises:
       FloatingPointError: naming the step, if the loss is not finite.
     """
-    stages = [compile_stage(singles, objective.first_loss), compile_stage(episodes, objective.second_loss)]
+    make, train_step, measure = compile_programs()
     of_images, of_windows, of_held_out = jax.random.split(key, 3)
-    total, position, drawn = _FIRST.value + _SECOND.value, None, None
-    with tqdm(total=total, initial=state["step"], disable=not sys.stderr.isatty()) as bar:
-        while state["step"] < total:
+    drawn, images = None, None
+    with tqdm(total=_STEPS.value, initial=state["step"], disable=not sys.stderr.isatty()) as bar:
+        while state["step"] < _STEPS.value:
             begin, step = time.perf_counter(), state["step"]
-            stage = int(step >= _FIRST.value)
-            draw, train_step, _ = stages[stage]
-            if position != (position := (stage, step // _ECHO.value)):
-                drawn = draw(jax.random.fold_in(of_images, position[1]))
-            state["weights"], state["optimiser"], metrics = train_step(
-                state["weights"], state["optimiser"], state["teacher"], jax.random.fold_in(of_windows, step), drawn
+            if drawn != (drawn := step // _ECHO.value):
+                images = make(jax.random.fold_in(of_images, drawn))
+            state["params"], state["optimiser"], loss = train_step(
+                state["params"], state["optimiser"], state["teacher"], jax.random.fold_in(of_windows, step), images
             )
-            if not np.isfinite(loss := float(metrics["loss"])):
-                raise FloatingPointError(f"the loss is {loss} at step {step}; lower the learning rate")
+            value = float(loss)
+            if not np.isfinite(value):
+                raise FloatingPointError(f"the loss is {value} at step {step}; lower --learning_rate")
             state["step"] = step + 1
             state["seconds"] += time.perf_counter() - begin
-            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            bar.set_postfix_str(f"loss {value:.3f}", refresh=False)
             bar.update()
-            if state["step"] % _KEEP.value == 0 or state["step"] == total:
-                keep(state, _measure(state, of_held_out, *stages[1]))
+            if state["step"] % _KEEP.value == 0 or state["step"] == _STEPS.value:
+                batches = (make(jax.random.fold_in(of_held_out, number)) for number in range(_HELD_OUT))
+                keep(state, float(np.mean([measure(state["params"], state["teacher"], batch) for batch in batches])))
 
 
-def _measure(state: State, key: jax.Array, draw: Callable, _: Callable, measure: Callable) -> dict[str, float]:
-    """Means of the second stage's metrics over held-out episodes."""
-    batches = (draw(jax.random.fold_in(key, number)) for number in range(_HELD_OUT))
-    found = [measure(state["weights"], state["teacher"], batch) for batch in batches]
-    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
-
-
-def store(state: State, measured: dict[str, float]) -> None:
+def store(state: State, held_out: float) -> None:
     """Writes the encoder's file in half precision, with what it was trained on and how."""
     config, blocks = architecture()
-    here = pathlib.Path(__file__).parent
-    sources = [pathlib.Path(__file__), *sorted((here / "pretraining").glob("*.py"))]
-    images = (_FIRST.value + _SECOND.value) * _EPISODES.value * (objective.MEMORY + 2) // _ECHO.value
+    here = pathlib.Path(__file__)
+    sources = [here, *sorted((here.parent / "pretraining").glob("*.py"))]
+    images = _STEPS.value * _IMAGES.value // _ECHO.value
     provenance = {
         "source": "tools/train_builtin_encoder.py and tools/pretraining",
         "source_sha256": hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest(),
@@ -189,17 +166,17 @@ def store(state: State, measured: dict[str, float]) -> None:
         "description": (
             f"Trained by pirn_jax {__version__} on {images:,} made-up images of {_SIZE.value} pixels, each seen "
             f"{_ECHO.value} times: {state['step']} steps, seed {_SEED.value}, {state['seconds'] / 60:.0f} minutes on "
-            f"{jax.devices()[0].device_kind} with jax {jax.__version__}. On held-out episodes its loss is "
-            f"{measured['loss']:.3f}, and {100 * measured['ranked']:.1f} % of edits raise the highest distance."
+            f"{jax.devices()[0].device_kind} with jax {jax.__version__}. On held-out images its features miss "
+            f"{100 * held_out:.1f} % of the variance of its teacher's descriptors."
         ),
     }
-    stored = weights.Stored(config, state["weights"]["encoder"], blocks, provenance)
+    stored = weights.Stored(config, state["params"], blocks, provenance)
     weights.save(pathlib.Path(_OUTPUT.value), stored, np.float16)
 
 
 def recipe() -> dict[str, Any]:
     """Everything that decides what is learned; a kept state continues under the same recipe only."""
-    kept = (_FIRST, _SECOND, _EPISODES, _ECHO, _FIRST_RATE, _SECOND_RATE, _SEED, _WIDTH, _DEPTH, _SIZE)
+    kept = (_STEPS, _IMAGES, _ECHO, _RATE, _SEED, _WIDTH, _DEPTH, _SIZE)
     return {**{holder.name: holder.value for holder in kept}, "jax": jax.__version__}
 
 
@@ -211,7 +188,7 @@ def resume(path: pathlib.Path, state: State) -> State:
     """
     if not path.exists():
         return state
-    kept = flax.serialization.msgpack_restore(path.read_bytes())
+    kept: Any = flax.serialization.msgpack_restore(path.read_bytes())
     if kept.pop("recipe") != json.dumps(recipe()):
         raise ValueError(f"{path} belongs to another recipe; repeat its flags or name another --work_dir")
     restored = flax.serialization.from_state_dict(state, kept)
@@ -226,13 +203,12 @@ def main(arguments: list[str]) -> None:
     path = pathlib.Path(_WORK.value) / "state.msgpack"
     of_weights, of_training = jax.random.split(jax.random.key(_SEED.value))
 
-    def keep(state: State, measured: dict[str, float]) -> None:
-        facts = {"step": state["step"], "minutes": round(state["seconds"] / 60, 1)} | measured
-        print(" ".join(f"{name} {value:.4g}" for name, value in facts.items()), flush=True)
+    def keep(state: State, held_out: float) -> None:
+        print(f"step {state['step']}, {state['seconds'] / 60:.1f} minutes, held-out loss {held_out:.4f}", flush=True)
         arrays = jax.tree.map(np.asarray, flax.serialization.to_state_dict(state))
         with atomic.replacing(path) as file:
             file.write(flax.serialization.msgpack_serialize({**arrays, "recipe": json.dumps(recipe())}))
-        store(state, measured)
+        store(state, held_out)
 
     try:
         train(resume(path, start(of_weights)), of_training, keep)

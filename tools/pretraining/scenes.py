@@ -9,7 +9,8 @@ families, so that only the comparison with other instances tells what is out of 
 Lengths and heights are pixels of the rendered image, angles radians, colours in [0, 1].
 """
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def _uniform(key: Key[Array, ""], low: float, high: float, shape: tuple[int, ...
 
 def _spread(key: Key[Array, ""], low: float, high: float, shape: tuple[int, ...] = ()) -> Array:
     """Log-uniform."""
-    return jnp.exp(_uniform(key, jnp.log(low), jnp.log(high), shape))
+    return jnp.exp(_uniform(key, math.log(low), math.log(high), shape))
 
 
 def _ramp(x: Array, low: Array | float, high: Array | float) -> Array:
@@ -46,14 +47,14 @@ def _hash(i: Array, j: Array, salt: Array) -> Array:
     return value - jnp.floor(value)
 
 
-def family(key: Key[Array, ""], size: int) -> dict[str, Array]:
+def family(key: Key[Array, ""], size: int) -> dict[str, Any]:
     """Draws the parameters that all instances of a family share.
 
     Args:
       key: random key; the same key gives the same family.
       size: side of the images in pixels; things are placed and sized for it.
     """
-    k = iter(jax.random.split(key, 64))
+    k = iter(jax.random.split(key, 96))
     ring = jax.random.bernoulli(next(k), 0.25)
     # What may lie any way round is seen near its middle, so that all instances show the same.
     free = jax.random.bernoulli(next(k), 0.35)
@@ -74,7 +75,7 @@ def family(key: Key[Array, ""], size: int) -> dict[str, Array]:
         "wobble": wobble * jax.random.bernoulli(next(k), 0.5),
         "phases": _uniform(next(k), 0.0, 6.3, (_HARMONICS,)),
         "rim": rim,
-        "height": rim * _uniform(next(k), 0.1, 0.9),
+        "height": rim * _uniform(next(k), 0.1, 1.4),
         "base": base,
         "support": _uniform(next(k), 0.05, 0.95) + _uniform(next(k), -0.05, 0.05, (3,)),
         "support_grain": _spread(next(k), 0.003, 0.03),
@@ -98,6 +99,9 @@ def family(key: Key[Array, ""], size: int) -> dict[str, Array]:
         "normals_blur": _uniform(next(k), 0.6, 2.2),
         "normals_noise": _spread(next(k), 0.004, 0.08),
         "sees_support": jax.random.bernoulli(next(k), 0.8),
+        "steepest": _spread(next(k), 0.8, 8.0),
+        "dropout": _spread(next(k), 1e-4, 0.03),
+        "holes": jax.random.bernoulli(next(k), 0.2),
     }
 
 
@@ -124,7 +128,7 @@ def _layer_parameters(key: Key[Array, ""], size: int) -> dict[str, Array]:
         "spin": _uniform(next(k), 0.0, 3.2) * jax.random.bernoulli(next(k), 0.3),
         "presence": jnp.where(jax.random.bernoulli(next(k), 0.6), 1.0, _uniform(next(k), 0.2, 0.9)),
         "salt": _uniform(next(k), 0.0, 10.0),
-        "height": _spread(next(k), 0.3, 8.0) * jnp.sign(_uniform(next(k), -1.0, 1.0)),
+        "height": _spread(next(k), 0.3, 10.0) * jnp.sign(_uniform(next(k), -1.0, 1.0)),
         "flat": jax.random.bernoulli(next(k), 0.25),
         "colour": _uniform(next(k), 0.0, 1.0, (3,)),
         "cover": _uniform(next(k), 0.0, 1.0) * jax.random.bernoulli(next(k), 0.6),
@@ -195,8 +199,9 @@ def _blur(x: Float[Array, "h w"], deviation: Array) -> Float[Array, "h w"]:
     kernel = kernel / jnp.sum(kernel)
     size = x.shape[0]
     padded = jnp.pad(x, 4, mode="edge")
-    down = sum(kernel[i] * padded[i : i + size] for i in range(9))
-    return sum(kernel[i] * down[:, i : i + size] for i in range(9))
+    down: Any = sum(kernel[i] * padded[i : i + size] for i in range(9))
+    blurred: Any = sum(kernel[i] * down[:, i : i + size] for i in range(9))
+    return blurred
 
 
 def edit(key: Key[Array, ""]) -> dict[str, Array]:
@@ -239,7 +244,7 @@ def _spot(change: dict[str, Array], body: Array, x: Array, y: Array) -> Array:
     return _ramp(-q - change["ragged"] * field * 0.5, -1.0, -1.0 + change["edge"]) * change["amount"]
 
 
-def render(shape: dict[str, Array], key: Key[Array, ""], change: dict[str, Array], size: int) -> Views:
+def render(shape: dict[str, Any], key: Key[Array, ""], change: dict[str, Array], size: int) -> Views:
     """Makes an instance of a family; the same key with an edit of `amount` 0 gives the same instance without it.
 
     Args:
@@ -320,13 +325,20 @@ def _photograph(shape: dict[str, Array], key: Key[Array, ""], height: Array, alb
 
 
 def _normal_map(shape: dict[str, Array], key: Key[Array, ""], height: Array, body: Array) -> Array:
-    """Normals as a scanner's smoothed ones, in the colours of `geometry.normals.to_image`; black where it sees none."""
+    """Normals as a scanner's smoothed ones, in the colours of `geometry.normals.to_image`; black where it sees none.
+
+    It sees no steep slopes, and loses single pixels and, with some families, small regions.
+    """
+    of_noise, of_dropout, of_holes = jax.random.split(key, 3)
     right, down = _slopes(_blur(height, shape["normals_blur"]))
-    noise = shape["normals_noise"] * jax.random.normal(key, (2, *height.shape))
+    steep = jnp.hypot(right, down) > shape["steepest"]
+    lost = jax.random.uniform(of_dropout, height.shape) < shape["dropout"]
+    field = _noise(of_holes, height.shape[0], jnp.float32(6.0), jnp.float32(1.0), jnp.float32(0.0))
+    noise = shape["normals_noise"] * jax.random.normal(of_noise, (2, *height.shape))
     right, down = (
         slope + 2.0 * _blur(shade, shape["normals_blur"]) for slope, shade in zip((right, down), noise, strict=True)
     )
     normals = jnp.stack([-right, down, jnp.ones_like(right)], axis=-1)
     normals = normals / jnp.linalg.norm(normals, axis=-1, keepdims=True)
-    seen = shape["sees_support"] | (body > 0.5)
+    seen = (shape["sees_support"] | (body > 0.5)) & ~steep & ~lost & ~(shape["holes"] & (field > 2.2))
     return jnp.where(seen[..., None], (normals + 1.0) * 127.5, 0.0)
