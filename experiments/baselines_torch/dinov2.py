@@ -127,12 +127,13 @@ class TorchViT(nn.Module):
         return torch.cat([self.pos_embed[:, :1], resized.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
 
     def forward(self, image):
-        """Tokens after the last block, for (1, 3, h, w)."""
+        """Tokens after the last block, for (batch, 3, h, w)."""
         embedded = self.patch_embed["proj"](image)
-        x = torch.cat([self.cls_token, embedded.flatten(2).transpose(1, 2)], dim=1)
+        batch = len(image)
+        x = torch.cat([self.cls_token.expand(batch, -1, -1), embedded.flatten(2).transpose(1, 2)], dim=1)
         x = x + self.positions(*embedded.shape[-2:])
         if self.form.registers:
-            x = torch.cat([x[:, :1], self.register_tokens, x[:, 1:]], dim=1)
+            x = torch.cat([x[:, :1], self.register_tokens.expand(batch, -1, -1), x[:, 1:]], dim=1)
         for block in self.blocks:
             x = block(x)
         return x
