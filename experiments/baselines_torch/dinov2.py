@@ -5,6 +5,7 @@ timm run to one another.
 """
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import nn
@@ -118,7 +119,7 @@ class TorchViT(nn.Module):
             return self.pos_embed
         patches = self.pos_embed[:, 1:].reshape(1, grid, grid, -1).permute(0, 3, 1, 2)
         if self.form.mode == "offset":
-            target = {"scale_factor": ((rows + 0.1) / grid, (columns + 0.1) / grid)}
+            target: dict[str, Any] = {"scale_factor": ((rows + 0.1) / grid, (columns + 0.1) / grid)}
         else:
             target = {"size": (rows, columns)}
         antialias = self.form.mode == "antialias"

@@ -1,5 +1,7 @@
 """A classical descriptor of patches, for comparison: what a learned encoder has to beat."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -17,8 +19,9 @@ def blur(image: Float[Array, "h w"], sigma: float) -> Float[Array, "h w"]:
     taps = taps / jnp.sum(taps)
     height, width = image.shape
     padded = jnp.pad(image, reach, mode="edge")
-    rows = sum(tap * padded[i : i + height] for i, tap in enumerate(taps))
-    return sum(tap * rows[:, i : i + width] for i, tap in enumerate(taps))
+    rows: Any = sum(tap * padded[i : i + height] for i, tap in enumerate(taps))
+    blurred: Any = sum(tap * rows[:, i : i + width] for i, tap in enumerate(taps))
+    return blurred
 
 
 def pool(image: Float[Array, "h w c"], patch: int) -> Float[Array, "r s c"]:
