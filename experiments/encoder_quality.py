@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from experiments import console
 from pirn_jax import cache, features
 from pirn_jax.data import mvtec3d, procedural, sample
 from pirn_jax.data.images import InputError, read_size
-from pirn_jax.encoders import filter_bank, pretrained, vit
+from pirn_jax.encoders import filter_bank, pretrained
 from pirn_jax.protocol import episodes, metrics, scoring
 from pirn_jax.protocol.episodes import Run
 from pirn_jax.report import archive
@@ -33,6 +33,7 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "How many random draws of the good par
 _OUTPUT = flags.DEFINE_string("output_dir", "outputs/encoder_quality", "Where encoder_quality.json goes.")
 
 _SIZE, _PATCH, _SIGMA = 224, 14, 4.0
+
 Extract = Callable[[np.ndarray], np.ndarray]
 """(parts, 2, size, size, 3) uint8 -> (parts, 2, n, c) features."""
 
@@ -46,16 +47,7 @@ def _load_extract(name: str) -> Extract:
             return flat.reshape(*inputs.shape[:2], *flat.shape[1:])
 
         return extract
-    encoder = pretrained.load(name)
-    model = vit.ViT(encoder.config, encoder.blocks)
-
-    @jax.jit
-    def encode(inputs):
-        return jax.vmap(jax.vmap(lambda image: model.apply(encoder.params, vit.normalise(image, encoder.config))))(
-            inputs
-        )
-
-    return lambda inputs: np.asarray(encode(inputs))
+    return functools.partial(features.encode, pretrained.load(name))
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -71,33 +63,39 @@ def _nearest(memory: Float[Array, "k n c"], tokens: Float[Array, "p n c"], stand
     return jax.lax.map(lambda part: 1.0 - jnp.max(unit(part) @ known.T, axis=-1), tokens)
 
 
-def _judge(
-    name: str, extract: Extract, category: str, splits: sample.Splits, progress: Callable[[int], None]
-) -> dict[str, list[float]]:
-    """Metrics of one encoder on one category, one value for each seed."""
-    good, tests = (_features(extract, records, progress) for records in (splits.train, splits.test))
-    maps = scoring.Maps(round(good.shape[2] ** 0.5), _SIZE, _SIGMA)
-    # Channels of the filter bank are of different kinds, so they are brought to one scale.
-    classical = name == "filter_bank"
-    masks = [sample.load_gt(record, read_size(record.rgb)) for record in splits.test]
-    defective, truth = np.array([record.defective for record in splits.test]), metrics.prepare_truth(masks)
-    found = []
-    for seed in range(_SEEDS.value):
-        drawn = episodes.draw(Run(category, _SHOTS.value, seed), len(good))
-        distances = np.stack([np.asarray(_nearest(good[drawn, m], tests[:, m], classical)) for m in range(2)], axis=1)
-        fused = [maps.fused(part, mask.shape) for part, mask in zip(distances, masks, strict=True)]
-        found.append(metrics.evaluate(fused, defective, truth))
-    return {metric: [values[metric] for values in found] for metric in metrics.NAMES}
-
-
-def _features(
-    extract: Extract, records: Sequence[sample.Record], progress: Callable[[int], None]
-) -> Float[np.ndarray, "p 2 n c"]:
+def _inputs(records: Sequence[sample.Record], progress: Callable[[int], None]) -> UInt8[np.ndarray, "p 2 s s 3"]:
+    """What every encoder sees of parts."""
     found = []
     for record in records:
-        found.append(extract(features.network_input(sample.load(record), _SIZE)[None]))
+        found.append(features.network_input(sample.load(record), _SIZE))
         progress(1)
-    return np.concatenate(found)
+    return np.stack(found)
+
+
+def _judge(
+    extracts: dict[str, Extract], category: str, splits: sample.Splits, progress: Callable[[int], None]
+) -> dict[str, dict[str, list[float]]]:
+    """Metrics of every encoder on one category, one value for each seed."""
+    inputs = [_inputs(records, progress) for records in (splits.train, splits.test)]
+    masks = [sample.load_gt(record, read_size(record.rgb)) for record in splits.test]
+    defective, truth = np.array([record.defective for record in splits.test]), metrics.prepare_truth(masks)
+    judged = {}
+    for name, extract in extracts.items():
+        good, tests = (np.concatenate([extract(part[None]) for part in parts]) for parts in inputs)
+        maps = scoring.Maps(round(good.shape[2] ** 0.5), _SIZE, _SIGMA)
+        # Channels of the filter bank are of different kinds, so they are brought to one scale.
+        classical = name == "filter_bank"
+        found = []
+        for seed in range(_SEEDS.value):
+            drawn = episodes.draw(Run(category, _SHOTS.value, seed), len(good))
+            distances = np.stack(
+                [np.asarray(_nearest(good[drawn, m], tests[:, m], classical)) for m in range(2)], axis=1
+            )
+            fused = [maps.fused(part, mask.shape) for part, mask in zip(distances, masks, strict=True)]
+            found.append(metrics.evaluate(fused, defective, truth))
+        judged[name] = {metric: [values[metric] for values in found] for metric in metrics.NAMES}
+        progress(len(good) + len(tests))
+    return judged
 
 
 def main(arguments: list[str]) -> None:
@@ -106,14 +104,15 @@ def main(arguments: list[str]) -> None:
     home = cache.cache_directory()
     jax.config.update("jax_compilation_cache_dir", str(home / "xla"))
     categories = _CATEGORIES.value or procedural.CATEGORIES
-    splits = mvtec3d.read(procedural.ensure(home, categories=categories), categories)
-    found = {}
     try:
-        for name in _ENCODERS.value:
-            parts = sum(len(split.train) + len(split.test) for split in splits.values())
-            extract = _load_extract(name)
-            with console.stage(name, parts) as advance:
-                found[name] = {c: _judge(name, extract, c, split, advance) for c, split in splits.items()}
+        extracts = {name: _load_extract(name) for name in _ENCODERS.value}
+        found: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in extracts}
+        splits = mvtec3d.read(procedural.ensure(home, categories=categories), categories)
+        for category, split in splits.items():
+            parts = len(split.train) + len(split.test)
+            with console.stage(category, parts * (1 + len(extracts))) as advance:
+                for name, values in _judge(extracts, category, split, advance).items():
+                    found[name][category] = values
     except (ValueError, InputError) as error:
         sys.exit(f"error: {error}")
     print(f"{'':16s}" + "".join(f"{metric:>14s}" for metric in metrics.NAMES))

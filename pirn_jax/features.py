@@ -61,6 +61,11 @@ def _program(config: vit.ViTConfig, blocks: tuple[int, ...]) -> Callable:
     return jax.jit(encode)
 
 
+def encode(encoder: Encoder, inputs: np.ndarray) -> np.ndarray:
+    """Features (parts, 2, n, c) float32 of what `network_input` makes of parts, (parts, 2, size, size, 3) uint8."""
+    return np.asarray(_program(encoder.config, encoder.blocks)(encoder.params, inputs))
+
+
 def identify(records: Sequence[Record], encoder: Encoder, size: int) -> list[str]:
     """Names of the features of parts: SHA-256 of the files' bytes and of everything that makes features of them.
 
@@ -109,8 +114,7 @@ def extract(
             for row, i in enumerate(batch):
                 inputs[row] = network_input(sample.load(records[i]), size)
         with watch.stage("features_s"):
-            encoded = np.asarray(_program(encoder.config, encoder.blocks)(encoder.params, inputs))
-            for i, features in zip(batch, encoded, strict=False):
+            for i, features in zip(batch, encode(encoder, inputs), strict=False):
                 _save(paths[i], features)
                 found[i] = features
         progress(len(batch))

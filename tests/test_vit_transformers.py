@@ -1,5 +1,6 @@
 """The encoder against transformers: DINOv2 with and without registers, and the plain ViT that DINO is published as."""
 
+import functools
 import pathlib
 import tempfile
 
@@ -21,8 +22,8 @@ from tests.torch_vit import fade, randomise  # noqa: E402
 pytestmark = parity.MARKS
 
 
-def dinov2(width: int, depth: int, heads: int, swiglu: bool = False):
-    config = transformers.Dinov2Config(
+def _dinov2(config_kind, model_kind, width: int, depth: int, heads: int, swiglu: bool = False):
+    config = config_kind(
         hidden_size=width,
         num_hidden_layers=depth,
         num_attention_heads=heads,
@@ -30,21 +31,12 @@ def dinov2(width: int, depth: int, heads: int, swiglu: bool = False):
         patch_size=14,
         use_swiglu_ffn=swiglu,
     )
-    model = transformers.Dinov2Model(config)
+    model = model_kind(config)
     return model, model.encoder.layer
 
 
-def registers(width: int, depth: int, heads: int, swiglu: bool = False):
-    config = transformers.Dinov2WithRegistersConfig(
-        hidden_size=width,
-        num_hidden_layers=depth,
-        num_attention_heads=heads,
-        image_size=518,
-        patch_size=14,
-        use_swiglu_ffn=swiglu,
-    )
-    model = transformers.Dinov2WithRegistersModel(config)
-    return model, model.encoder.layer
+dinov2 = functools.partial(_dinov2, transformers.Dinov2Config, transformers.Dinov2Model)
+registers = functools.partial(_dinov2, transformers.Dinov2WithRegistersConfig, transformers.Dinov2WithRegistersModel)
 
 
 def dino(width: int, depth: int, heads: int, patch: int):
