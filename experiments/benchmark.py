@@ -10,10 +10,11 @@ import sys
 
 from absl import app, flags
 
-from experiments.suites import encoder, seeds
+from experiments.suites import encoder, normals, seeds
 from pirn_jax.report import archive
 
-SUITES = {"seeds": seeds.measure, "encoder": encoder.measure}
+SUITES = {"seeds": seeds.measure, "encoder": encoder.measure, "normals": normals.measure}
+_EXTRAS = {"encoder": "convert", "normals": "open3d"}
 
 _SUITE = flags.DEFINE_list("suite", ["seeds"], f"What to measure: {', '.join(SUITES)}.")
 _OUTPUT = flags.DEFINE_string("output_dir", "outputs/benchmark", "Where benchmark.json goes.")
@@ -38,7 +39,7 @@ def main(arguments: list[str]) -> None:
         try:
             found[name] = SUITES[name](_REPEATS.value)
         except ImportError as error:
-            sys.exit(f"error: suite {name} needs {error.name}: pip install 'pirn_jax[convert]'")
+            sys.exit(f"error: suite {name} needs {error.name}: pip install 'pirn_jax[{_EXTRAS[name]}]'")
         for case, values in found[name].items():
             print(f"{name} {case}: {_row(values)}", flush=True)
     archive.write_json(pathlib.Path(_OUTPUT.value) / "benchmark.json", {"suites": found})

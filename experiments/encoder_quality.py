@@ -14,14 +14,15 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from jaxtyping import Array, Float, UInt8
 
 from experiments import console
-from pirn_jax import cache, features
-from pirn_jax.data import mvtec3d, procedural, sample
-from pirn_jax.data.images import InputError, read_size
+from pirn_jax import cache, features, inputs
+from pirn_jax.data import datasets, mvtec3d, procedural, sample
+from pirn_jax.data.problems import InputError
 from pirn_jax.encoders import filter_bank, pretrained
+from pirn_jax.inputs import Preparation
 from pirn_jax.protocol import episodes, metrics, scoring
 from pirn_jax.protocol.episodes import Run
 from pirn_jax.report import archive
@@ -33,6 +34,8 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "How many random draws of the good par
 _OUTPUT = flags.DEFINE_string("output_dir", "outputs/encoder_quality", "Where encoder_quality.json goes.")
 
 _SIZE, _PATCH, _SIGMA = 224, 14, 4.0
+_PLANE = datasets.find(datasets.BUILT_IN)
+_PREPARATION = Preparation(_SIZE, plane_tolerance=_PLANE.plane_tolerance, cluster_reach=_PLANE.cluster_reach)
 
 Extract = Callable[[np.ndarray], np.ndarray]
 """(parts, 2, size, size, 3) uint8 -> (parts, 2, n, c) features."""
@@ -67,7 +70,7 @@ def _inputs(records: Sequence[sample.Record], progress: Callable[[int], None]) -
     """What every encoder sees of parts."""
     found = []
     for record in records:
-        found.append(features.network_input(sample.load(record), _SIZE))
+        found.append(inputs.prepare(sample.load(record), _PREPARATION).values)
         progress(1)
     return np.stack(found)
 
@@ -77,7 +80,8 @@ def _judge(
 ) -> dict[str, dict[str, list[float]]]:
     """Metrics of every encoder on one category, one value for each seed."""
     inputs = [_inputs(records, progress) for records in (splits.train, splits.test)]
-    masks = [sample.load_gt(record, read_size(record.rgb)) for record in splits.test]
+    masks = [sample.load_gt(record) for record in splits.test]
+    sizes = [record.source.size() for record in splits.test]
     defective, truth = np.array([record.defective for record in splits.test]), metrics.prepare_truth(masks)
     judged = {}
     for name, extract in extracts.items():
@@ -91,7 +95,7 @@ def _judge(
             distances = np.stack(
                 [np.asarray(_nearest(good[drawn, m], tests[:, m], classical)) for m in range(2)], axis=1
             )
-            fused = [maps.fused(part, mask.shape) for part, mask in zip(distances, masks, strict=True)]
+            fused = [maps.fused(part, size) for part, size in zip(distances, sizes, strict=True)]
             found.append(metrics.evaluate(fused, defective, truth))
         judged[name] = {metric: [values[metric] for values in found] for metric in metrics.NAMES}
         progress(len(good) + len(tests))
@@ -101,6 +105,8 @@ def _judge(
 def main(arguments: list[str]) -> None:
     """Prints one row for each encoder: means over categories and seeds."""
     del arguments
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
     home = cache.cache_directory()
     jax.config.update("jax_compilation_cache_dir", str(home / "xla"))
     categories = _CATEGORIES.value or procedural.CATEGORIES

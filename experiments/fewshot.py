@@ -15,16 +15,15 @@ import sys
 import jax
 from absl import app, flags, logging
 
-from experiments import console
+from experiments import console, parts
 from pirn_jax import cache, pirn, study
-from pirn_jax.data import mvtec3d, procedural
-from pirn_jax.data.images import InputError
+from pirn_jax.data import procedural
+from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Splits
 from pirn_jax.encoders import pretrained
 from pirn_jax.protocol import training
 from pirn_jax.report import archive, gallery, page, tables
-
-DATASETS = ("procedural", "mvtec3d")
+from pirn_jax.spec import Spec
 
 PRESETS = {
     # Our choice for the built-in parts, within the minutes of a laptop: fewer and larger steps than the paper's.
@@ -36,9 +35,6 @@ PRESETS = {
 
 _DEBUG_COUNTS = procedural.Counts(train=4, validation=1, good=4, per_defect=1)
 
-flags.DEFINE_enum("dataset", "procedural", DATASETS, "Data set; the built-in procedural parts need nothing on disk.")
-flags.DEFINE_string("data_dir", None, "Folder of the data set, with one folder for each category.")
-flags.DEFINE_list("categories", [], "Categories; all by default.")
 flags.DEFINE_list("shots", ["10"], "Numbers of good parts to learn from.")
 flags.DEFINE_integer("seeds", 10, "How many random draws of the good parts.", lower_bound=1)
 flags.DEFINE_enum("method", "pirn", list(study.METHODS), "Method.")
@@ -46,7 +42,6 @@ flags.DEFINE_string(
     "encoder", "builtin", f"Frozen encoder: {', '.join(pretrained.NAMES)}, or a file of tools/convert_dinov2.py."
 )
 flags.DEFINE_list("blocks", None, "Blocks of the encoder that are averaged, from 1; by default those its file names.")
-flags.DEFINE_integer("input_size", 224, "Side of the encoder's input in pixels.", lower_bound=1)
 flags.DEFINE_float("sigma", 4.0, "Gaussian on anomaly maps, in pixels of the encoder's input.", lower_bound=0.0)
 flags.DEFINE_string("output_dir", None, "Where results go; by default outputs/ and the name of the study.")
 flags.DEFINE_enum("save_maps", "first", ("none", "first", "all"), "Seeds whose fused anomaly maps are written.")
@@ -84,7 +79,8 @@ def _blocks() -> tuple[int, ...] | None:
     return tuple(map(int, FLAGS.blocks))
 
 
-def _spec() -> study.Spec:
+def _spec() -> Spec:
+    preparation = parts.preparation()
     try:
         config, recipe = PRESETS[FLAGS.preset]
         config, recipe = _override(config), _override(recipe)
@@ -104,45 +100,17 @@ def _spec() -> study.Spec:
             )
     except ValueError as error:
         raise InputError(str(error)) from error
-    return study.Spec(
-        FLAGS.dataset, shots, FLAGS.seeds, FLAGS.method, config, recipe, encoder, FLAGS.input_size, FLAGS.sigma
-    )
+    return Spec(FLAGS.dataset, shots, FLAGS.seeds, FLAGS.method, config, recipe, encoder, preparation, FLAGS.sigma)
 
 
-def _read_data() -> dict[str, Splits]:
-    if FLAGS.dataset == "procedural":
-        if FLAGS.data_dir is not None:
-            raise InputError("--data_dir is of no use to the built-in parts; name the data set with --dataset")
-        categories = FLAGS.categories or procedural.CATEGORIES
-        return mvtec3d.read(_generate(categories), categories)
-    if FLAGS.data_dir is None:
-        raise InputError(f"--dataset={FLAGS.dataset} needs --data_dir, the folder that holds its categories")
-    return mvtec3d.read(pathlib.Path(FLAGS.data_dir), FLAGS.categories)
-
-
-def _generate(categories) -> pathlib.Path:
-    counts = _DEBUG_COUNTS if FLAGS.debug else procedural.Counts()
-    try:
-        parts = sum(len(list(counts.parts(category))) for category in categories)
-        with console.stage("built-in parts", parts) as advance:
-            return procedural.ensure(
-                cache.cache_directory(),
-                categories=categories,
-                counts=counts,
-                progress=lambda done, total: advance(1),
-            )
-    except ValueError as error:
-        raise InputError(f"--categories: {error}") from error
-
-
-def _output_directory(spec: study.Spec) -> pathlib.Path:
+def _output_directory(spec: Spec) -> pathlib.Path:
     if FLAGS.output_dir is not None:
         return pathlib.Path(FLAGS.output_dir)
-    name = f"{spec.dataset}-{'-'.join(map(str, spec.shots))}shots-{spec.seeds}seeds"
+    name = f"{spec.dataset.replace(':', '-').replace('/', '-')}-{'-'.join(map(str, spec.shots))}shots-{spec.seeds}seeds"
     return pathlib.Path("outputs") / (name + "-debug" * FLAGS.debug)
 
 
-def _write_outputs(spec: study.Spec, splits: dict[str, Splits], output: pathlib.Path, results, groups) -> None:
+def _write_outputs(spec: Spec, splits: dict[str, Splits], output: pathlib.Path, results, groups) -> None:
     scored = {run: part for group in groups for run, part in zip(group.runs, group.distances, strict=True)}
     tests = {category: split.test for category, split in splits.items()}
     first = [run for run in scored if run.seed == 0]
@@ -155,7 +123,7 @@ def _write_outputs(spec: study.Spec, splits: dict[str, Splits], output: pathlib.
         galleries = []
         for run in first:
             if run.shots == max(spec.shots):
-                galleries.append(gallery.build(run, tests[run.category], scored[run], spec.maps))
+                galleries.append(gallery.build(run, tests[run.category], scored[run], spec.maps, spec.preparation))
                 advance(1)
         page.write_page(output / "report.html", results, galleries)
     tables.write_csv(results, output / "results.csv")
@@ -170,7 +138,8 @@ def _run() -> None:
         logging.set_verbosity(logging.WARNING)
     # Programs compiled once are found again by later processes.
     jax.config.update("jax_compilation_cache_dir", str(cache.cache_directory() / "xla"))
-    spec, splits = _spec(), _read_data()
+    spec = _spec()
+    splits = parts.read(_DEBUG_COUNTS if FLAGS.debug else procedural.DEFAULT_COUNTS)
     output = _output_directory(spec)
     results, groups = study.run(spec, splits, output, console.stage)
     _write_outputs(spec, splits, output, results, groups)

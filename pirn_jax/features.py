@@ -7,135 +7,90 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-import PIL.Image
 
-from pirn_jax import atomic
-from pirn_jax.data import sample
-from pirn_jax.data.images import InputError
-from pirn_jax.data.sample import Record, Sample
+from pirn_jax import inputs
+from pirn_jax.data.problems import Problems
+from pirn_jax.data.sample import Record
 from pirn_jax.encoders import vit
 from pirn_jax.encoders.pretrained import Encoder
-from pirn_jax.geometry import normals
+from pirn_jax.inputs import Noted, Preparation
 from pirn_jax.stopwatch import Stopwatch
 
 BATCH = 8
 """Parts encoded at a time, each with both modalities; short batches are filled up, so that one program serves all."""
 
-_RECIPE = "1"
-"""Changes whenever the same files and settings would give other features; part of every cache key."""
-
-
-def square(image: np.ndarray) -> np.ndarray:
-    """Pads (h, w, ...) with zeros to a square, the image in the middle (top and left get the smaller half)."""
-    side = max(image.shape[:2])
-    missing = [side - image.shape[0], side - image.shape[1]]
-    padding = [(m // 2, m - m // 2) for m in missing] + [(0, 0)] * (image.ndim - 2)
-    return np.pad(image, padding)
-
-
-def surface_normals(part: Sample) -> np.ndarray:
-    """Normals of a part at full resolution, (h, w, 3) float32 in the camera frame, zero where unknown."""
-    return np.asarray(normals.estimate(part.xyz))
-
-
-def network_input(part: Sample, size: int) -> np.ndarray:
-    """What the encoder sees of a part: RGB and surface normals as square images, (2, size, size, 3) uint8.
-
-    Normals are computed at full resolution and resized without mixing in invalid pixels; RGB is resized bicubically.
-    """
-    rgb = PIL.Image.fromarray(square(part.rgb)).resize((size, size), PIL.Image.Resampling.BICUBIC)
-    field = normals.resize(square(surface_normals(part)), (size, size))
-    return np.stack([np.asarray(rgb), normals.to_image(field)])
+_RECIPE = "2"
+"""Changes whenever the same inputs and encoder would give other features; part of every cache key."""
 
 
 @functools.lru_cache(maxsize=2)
 def _program(config: vit.ViTConfig, blocks: tuple[int, ...]) -> Callable:
     model = vit.ViT(config, blocks)
 
-    def encode(params, inputs):
+    def encode(params, images):
         """(batch, 2, size, size, 3) uint8 -> (batch, 2, n, c) float32, both modalities in one batch of images."""
-        images = vit.normalise(inputs.reshape(-1, *inputs.shape[2:]), config)
-        tokens: jax.Array = jax.vmap(lambda image: model.apply(params, image))(images)  # pyright: ignore
-        return tokens.reshape(*inputs.shape[:2], *tokens.shape[1:])
+        flat = vit.normalise(images.reshape(-1, *images.shape[2:]), config)
+        tokens: jax.Array = jax.vmap(lambda image: model.apply(params, image))(flat)  # pyright: ignore
+        return tokens.reshape(*images.shape[:2], *tokens.shape[1:])
 
     return jax.jit(encode)
 
 
-def encode(encoder: Encoder, inputs: np.ndarray) -> np.ndarray:
-    """Features (parts, 2, n, c) float32 of what `network_input` makes of parts, (parts, 2, size, size, 3) uint8."""
-    return np.asarray(_program(encoder.config, encoder.blocks)(encoder.params, inputs))
-
-
-def identify(records: Sequence[Record], encoder: Encoder, size: int) -> list[str]:
-    """Names of the features of parts: SHA-256 of the files' bytes and of everything that makes features of them.
-
-    Raises:
-      InputError: naming the file, if one cannot be read.
-    """
-    recipe = hashlib.sha256(f"{_RECIPE} {encoder.digest} {size} {normals.RADIUS}".encode()).digest()
-    return [hashlib.sha256(recipe + _digest(record.rgb) + _digest(record.xyz)).hexdigest() for record in records]
+def encode(encoder: Encoder, images: np.ndarray) -> np.ndarray:
+    """Features (parts, 2, n, c) float32 of what `inputs.prepare` makes of parts, (parts, 2, size, size, 3) uint8."""
+    return np.asarray(_program(encoder.config, encoder.blocks)(encoder.params, images))
 
 
 def extract(
     records: Sequence[Record],
     names: Sequence[str],
     encoder: Encoder,
-    size: int,
+    preparation: Preparation,
     cache: pathlib.Path,
     watch: Stopwatch,
     progress: Callable[[int], None] = lambda done: None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, list[str]]:
     """Features of parts, read from the cache where they are there already.
 
     Args:
       records: the parts.
-      names: their features' names, see `identify`.
+      names: their inputs' names, see `inputs.identify`.
       encoder: frozen encoder.
-      size: side of the encoder's input in pixels, a multiple of its patch.
+      preparation: how parts become the encoder's input; its size is a multiple of the encoder's patch.
       cache: directory of the cache; it may be deleted between runs and shared by processes.
       watch: counts `normals_s`, reading included, and `features_s`.
       progress: told how many more parts are done.
 
     Returns:
-      (parts, 2, n, c) float32 with modalities RGB and surface normals.
+      (parts, 2, n, c) float32 with modalities RGB and surface normals, and a note for each part, empty where there is
+      nothing to say.
 
     Raises:
-      InputError: naming the file, if a part cannot be read.
+      InputError: naming every part that cannot be used, once all have been tried.
     """
-    paths = [cache / "features" / name[:2] / f"{name}.npy" for name in names]
+    recipe = f"{_RECIPE} {encoder.digest}"
+    paths = [
+        inputs.cached_path(cache, "features", hashlib.sha256(f"{recipe} {name}".encode()).hexdigest()) for name in names
+    ]
     with watch.stage("features_s"):
-        found = [_load(path) for path in paths]
+        found = [inputs.load_cached(path) for path in paths]
     missing = [i for i, features in enumerate(found) if features is None]
     progress(len(records) - len(missing))
+    problems = Problems()
     for start in range(0, len(missing), BATCH):
         batch = missing[start : start + BATCH]
-        inputs = np.zeros((BATCH, 2, size, size, 3), np.uint8)
+        seen = [Noted(np.zeros((2, preparation.size, preparation.size, 3), np.uint8), "")] * BATCH
         with watch.stage("normals_s"):
             for row, i in enumerate(batch):
-                inputs[row] = network_input(sample.load(records[i]), size)
-        with watch.stage("features_s"):
-            for i, features in zip(batch, encode(encoder, inputs), strict=False):
-                _save(paths[i], features)
-                found[i] = features
+                with problems.collecting():
+                    seen[row] = inputs.load(records[i], names[i], preparation, cache)
+        if not problems.found:
+            with watch.stage("features_s"):
+                values = encode(encoder, np.stack([part.values for part in seen]))
+                for row, i in enumerate(batch):
+                    found[i] = noted = Noted(values[row], seen[row].note)
+                    inputs.save_cached(paths[i], noted)
         progress(len(batch))
-    return np.stack([features for features in found if features is not None])
-
-
-def _digest(path: pathlib.Path) -> bytes:
-    try:
-        return hashlib.sha256(path.read_bytes()).digest()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
-
-
-def _load(path: pathlib.Path) -> np.ndarray | None:
-    """Features from the cache; None, which has them computed, where there is no whole and readable file."""
-    try:
-        return np.load(path)
-    except (OSError, EOFError, ValueError):
-        return None
-
-
-def _save(path: pathlib.Path, features: np.ndarray) -> None:
-    with atomic.replacing(path) as file:
-        np.save(file, features)
+    problems.check()
+    whole = [features for features in found if features is not None]
+    return np.stack([features.values for features in whole]), [features.note for features in whole]

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pirn_jax import __version__, cache, features, pirn
-from pirn_jax.data import images, sample
+from pirn_jax import cache, features, inputs, pirn
+from pirn_jax.data import sample
+from pirn_jax.data.problems import Problems
 from pirn_jax.data.sample import Record, Splits
-from pirn_jax.encoders.pretrained import Encoder
-from pirn_jax.geometry import normals
 from pirn_jax.protocol import episodes, metrics, parallel, scoring, training
 from pirn_jax.protocol.episodes import Run
 from pirn_jax.report import archive, record
+from pirn_jax.spec import Spec, describe
 from pirn_jax.stopwatch import Stopwatch
 
 Stage = Callable[[str, int], contextlib.AbstractContextManager[Callable[..., None]]]
@@ -28,38 +28,6 @@ METHODS = {"pirn": pirn.pirn}
 _OF_GROUPS = ("compile_s", "train_s", "score_s", "metrics_s")
 _MANY_PIXELS = 20_000_000
 """Above this many pixels the metrics of one run at a time are enough for the memory."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Spec:
-    """Everything that can change a number of a study.
-
-    Attributes:
-      dataset: name of the data set.
-      shots: numbers of good parts, one study each.
-      seeds: repeats, numbered from 0.
-      method: name of the method, one of `METHODS`.
-      config: its hyperparameters.
-      recipe: how runs are trained.
-      encoder: frozen encoder.
-      input_size: side of its input in pixels.
-      sigma: deviation of the Gaussian on anomaly maps, in pixels of the encoder's input.
-    """
-
-    dataset: str
-    shots: tuple[int, ...]
-    seeds: int
-    method: str
-    config: pirn.Config
-    recipe: training.Recipe
-    encoder: Encoder
-    input_size: int
-    sigma: float
-
-    @property
-    def maps(self) -> scoring.Maps:
-        """How patch distances become anomaly maps."""
-        return scoring.Maps(self.input_size // self.encoder.config.patch, self.input_size, self.sigma)
 
 
 class Group(NamedTuple):
@@ -90,6 +58,7 @@ class _Work:
       train: (categories, parts, 2, n, c) features of the good parts that any run draws, filled up with zeros.
       position: per category, from index in the train split to index in `train`.
       test: (categories, parts, 2, n, c) features of the test parts, filled up with zeros.
+      notes: what the user should know of the parts.
       stage: how to show progress.
       watch: where the time goes.
     """
@@ -101,6 +70,7 @@ class _Work:
     train: jax.Array
     position: dict[str, dict[int, int]]
     test: jax.Array
+    notes: list[str]
     stage: Stage
     watch: Stopwatch
 
@@ -130,14 +100,14 @@ def run(
         good = {c: [splits[c].train[i] for i in indices[c]] for c in splits}
         records = [record for c in splits for record in (*good[c], *splits[c].test)]
         with stage("reading files", len(records)) as advance:
-            names = features.identify(records, spec.encoder, spec.input_size)
+            names, masks, unmarked = _identify(spec, records)
             episode_ids = [f"{run} {[splits[run.category].train[i].id for i in drawn[run]]}" for run in runs]
-            settings = _settings(spec, list(splits), [*names, *_mask_digests(splits), *episode_ids])
+            settings = describe(spec, list(splits), [*names, *masks, *episode_ids])
             advance(len(records))
         archive.check(output, settings)
         with stage("normals and features", len(records)) as advance:
-            values = features.extract(
-                records, names, spec.encoder, spec.input_size, cache.cache_directory(), watch, advance
+            values, notes = features.extract(
+                records, names, spec.encoder, spec.preparation, cache.cache_directory(), watch, advance
             )
         by_record = dict(zip(records, values, strict=True))
         train, test = (
@@ -145,7 +115,8 @@ def run(
             for parts in (good.values(), [split.test for split in splits.values()])
         )
         position = {c: {index: i for i, index in enumerate(indices[c])} for c in splits}
-        work = _Work(spec, splits, settings, drawn, train, position, test, stage, watch)
+        told = inputs.summarise(records, notes) + inputs.summarise(records, unmarked) + _undefined(splits)
+        work = _Work(spec, splits, settings, drawn, train, position, test, told, stage, watch)
         method = METHODS[spec.method](spec.config)
         # Built once: numbers of shots whose calls have one shape share what XLA compiles.
         programs = training.compile_programs(method, spec.recipe), scoring.compile_program(method)
@@ -153,17 +124,31 @@ def run(
     return _results(work, groups), groups
 
 
-def _mask_digests(splits: dict[str, Splits]) -> list[str]:
-    """SHA-256 of every test part's ground truth; a mask that cannot be used is found before anything is trained."""
-    return [
-        hashlib.sha256(np.packbits(_mask(record)).tobytes()).hexdigest()
-        for split in splits.values()
-        for record in split.test
-    ]
+def _identify(spec: Spec, records: Sequence[Record]) -> tuple[list[str], list[str], list[str]]:
+    """Names of the parts' inputs, digests of their ground truth, and what the user should know of that.
+
+    What cannot be used is found before anything is computed, and all of it is told at once.
+    """
+    problems, masks, notes = Problems(), [], []
+    names = inputs.identify(records, spec.preparation, problems)
+    for part in records:
+        mask = None
+        with problems.collecting():
+            mask = sample.load_gt(part)
+        masks.append("none" if mask is None else hashlib.sha256(np.packbits(mask).tobytes()).hexdigest())
+        notes.append(sample.UNMARKED if mask is None else "")
+    if problems.found:
+        sample.tell_all((part for part, name in zip(records, names, strict=True) if name), problems)
+    return names, masks, notes
 
 
-def _mask(record: Record) -> np.ndarray:
-    return sample.load_gt(record, images.read_size(record.rgb))
+def _undefined(splits: dict[str, Splits]) -> list[str]:
+    """Which categories have no metrics at all, and why."""
+    lacking = {}
+    for category, split in splits.items():
+        defective = sum(part.defective for part in split.test)
+        lacking[category] = metrics.lacking(defective, len(split.test) - defective, "part")
+    return [f"{category}: no metrics, {reason}" for category, reason in lacking.items() if reason]
 
 
 def _fill_up(lists: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
@@ -226,46 +211,20 @@ def _measure(
     measured = {}
     for category in dict.fromkeys(run.category for run in runs):
         records = work.splits[category].test
-        masks = [_mask(record) for record in records]
-        defective, truth = np.array([record.defective for record in records]), metrics.prepare_truth(masks)
+        sizes = [record.source.size() for record in records]
+        truth = metrics.prepare_truth([sample.load_gt(record) for record in records])
+        defective = np.array([record.defective for record in records])
 
-        def measure(i: int, masks=masks, defective=defective, truth=truth) -> dict[str, float | None]:
-            fused = [work.spec.maps.fused(part, mask.shape) for part, mask in zip(distances[i], masks, strict=True)]
+        def measure(i: int, sizes=sizes, defective=defective, truth=truth) -> dict[str, float | None]:
+            fused = [work.spec.maps.fused(part, size) for part, size in zip(distances[i], sizes, strict=True)]
             values = metrics.evaluate(fused, defective, truth)
             advance(1)
             return values
 
         mine = [i for i, run in enumerate(runs) if run.category == category]
-        with ThreadPoolExecutor(2 if truth.defective.size < _MANY_PIXELS else 1) as pool:
+        with ThreadPoolExecutor(2 if sum(h * w for h, w in sizes) < _MANY_PIXELS else 1) as pool:
             measured |= dict(zip(mine, pool.map(measure, mine), strict=True))
     return [measured[i] for i in range(len(runs))]
-
-
-def _settings(spec: Spec, categories: list[str], names: list[str]) -> dict[str, Any]:
-    """Every flag and constant that can change a number; `data` stands for the bytes of all files read."""
-    return {
-        "platform": jax.default_backend(),
-        "pirn_jax": __version__,
-        "jax": jax.__version__,
-        "dataset": spec.dataset,
-        "categories": categories,
-        "data": hashlib.sha256("".join(names).encode()).hexdigest(),
-        "shots": list(spec.shots),
-        "seeds": spec.seeds,
-        "encoder": spec.encoder.name,
-        "encoder_digest": spec.encoder.digest,
-        "encoder_blocks": list(spec.encoder.blocks),
-        "input_size": spec.input_size,
-        "normals_radius": normals.RADIUS,
-        "sigma": spec.sigma,
-        "image_score": "maximum of the fused map",
-        "map_size": "original image",
-        "aupro_limit": metrics.AUPRO_LIMIT,
-        "aupro_connectivity": 8,
-        "method": spec.method,
-        **dataclasses.asdict(spec.config),
-        **dataclasses.asdict(spec.recipe),
-    }
 
 
 def _results(work: _Work, groups: list[Group]) -> dict[str, Any]:
@@ -279,7 +238,10 @@ def _results(work: _Work, groups: list[Group]) -> dict[str, Any]:
             for shots in spec.shots
         }
 
-    table = per_category(lambda runs: {name: [measured[run][name] for run in runs] for name in metrics.NAMES})
+    table, more = (
+        per_category(lambda runs, names=names: {name: [measured[run][name] for run in runs] for name in names})
+        for names in (metrics.NAMES, metrics.EXTRA_NAMES)
+    )
     ids = {category: [record.id for record in split.train] for category, split in work.splits.items()}
     return {
         "schema": 1,
@@ -288,11 +250,12 @@ def _results(work: _Work, groups: list[Group]) -> dict[str, Any]:
         "encoder": spec.encoder.name,
         "settings": work.settings,
         "results": table,
+        "more_results": more,
         "mean": {shots: record.means(values) for shots, values in table.items()},
         "episodes": per_category(lambda runs: [[ids[run.category][i] for i in work.drawn[run]] for run in runs]),
         "timings": _timings(work.watch, groups),
         "versions": record.versions(),
-        "notes": [spec.encoder.note] if spec.encoder.note else [],
+        "notes": [note for note in (spec.encoder.note, *work.notes) if note],
     }
 
 

@@ -284,6 +284,52 @@ def aupro(maps, masks, limit: float = 0.3) -> float:
     return float(area / limit)
 
 
+def average_precision(scores: Array, labels: Array) -> float:
+    """Precision at every distinct threshold, weighted by the recall that it adds."""
+    scores, labels = np.ravel(scores), np.ravel(labels).astype(bool)
+    total, recall = 0.0, 0.0
+    for threshold in np.unique(scores)[::-1]:
+        marked = scores >= threshold
+        next_recall = np.sum(marked & labels) / np.sum(labels)
+        total += (next_recall - recall) * np.sum(marked & labels) / np.sum(marked)
+        recall = next_recall
+    return float(total)
+
+
+def f1_max(scores: Array, labels: Array) -> tuple[float, float]:
+    """Largest harmonic mean of precision and recall over all thresholds, and the highest threshold that has it."""
+    scores, labels = np.ravel(scores), np.ravel(labels).astype(bool)
+    best, at = -1.0, 0.0
+    for threshold in np.unique(scores)[::-1]:
+        marked = scores >= threshold
+        hits = np.sum(marked & labels)
+        f1 = 2.0 * hits / (np.sum(marked) + np.sum(labels))
+        if f1 > best:
+            best, at = f1, threshold
+    return float(best), float(at)
+
+
+def peer_aupro(maps, masks, limit: float, steps: int = 100) -> float:
+    """AUPRO of public codes: the curve's points are those at 100 good pixels, equidistant in rank, and (1, 1)."""
+    maps, masks = [float64(m) for m in maps], [np.asarray(m) > 0 for m in masks]
+    normal_scores = sorted(np.concatenate([m[~mask] for m, mask in zip(maps, masks, strict=True)]).tolist())
+    regions = []
+    for scores, mask in zip(maps, masks, strict=True):
+        labels = components(mask)
+        regions += [scores[labels == label] for label in range(1, labels.max() + 1)]
+    points = [(1.0, 1.0)]
+    for rank in np.linspace(0, len(normal_scores) - 1, steps, dtype=int):
+        false = (len(normal_scores) - 1 - rank) / len(normal_scores)
+        points.append((false, float(np.mean([np.mean(region > normal_scores[rank]) for region in regions]))))
+    area = 0.0
+    for (x1, y1), (x0, y0) in zip(points, points[1:], strict=False):
+        if x1 > limit > x0:
+            x1, y1 = limit, y0 + (y1 - y0) * (limit - x0) / (x1 - x0)
+        if x1 <= limit:
+            area += (x1 - x0) * (y0 + y1) / 2
+    return float(area / limit)
+
+
 def normal(points: Array) -> Array:
     """Unit normal of the plane of best fit to (m, 3) points, on the side of their mean that faces the origin."""
     points = float64(points)

@@ -14,14 +14,18 @@ import PIL.Image
 import pytest
 import tifffile
 
-from pirn_jax import cache, features
-from pirn_jax.data.images import InputError
-from pirn_jax.data.sample import Record, Sample
+from pirn_jax import cache, features, inputs
+from pirn_jax.data import sample
+from pirn_jax.data.problems import InputError, Problems
+from pirn_jax.data.sample import Files, Record
+from pirn_jax.data.scans import Cloud
 from pirn_jax.encoders import pretrained, vit
+from pirn_jax.inputs import Preparation
 from pirn_jax.stopwatch import Stopwatch
 
 SIZE = 28
 PARTS = features.BATCH + 3
+PREPARATION = Preparation(SIZE, foreground="none")
 
 
 @pytest.fixture(scope="module")
@@ -52,23 +56,29 @@ def write_parts(folder: pathlib.Path) -> list[Record]:
         z = 0.5 + rng.normal() * x + rng.normal() * y + 1e-4 * rng.normal(size=x.shape)
         PIL.Image.fromarray(rng.integers(0, 256, (10, 16, 3), dtype=np.uint8)).save(rgb)
         tifffile.imwrite(xyz, np.stack([x, y, z], axis=-1).astype(np.float32), photometric="rgb")
-        found.append(Record("bolt", "train", "good", f"train/good/{i:03}", rgb, xyz))
+        found.append(Record("bolt", "train", "good", f"train/good/{i:03}", Files(rgb, Cloud(xyz))))
     return found
 
 
-def extract(records, encoder, cache, size=SIZE, **options) -> np.ndarray:
-    names = features.identify(records, encoder, size)
-    return features.extract(records, names, encoder, size, cache, Stopwatch(), **options)
+def identify(records) -> list[str]:
+    problems = Problems()
+    names = inputs.identify(records, PREPARATION, problems)
+    problems.check()
+    return names
+
+
+def extract(records, encoder, cache, **options) -> np.ndarray:
+    names = identify(records)
+    return features.extract(records, names, encoder, PREPARATION, cache, Stopwatch(), **options)[0]
 
 
 def cached(cache: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(cache.rglob("*.npy"))
+    return sorted((cache / "features").rglob("*.npz"))
 
 
 def copied(record: Record, folder: pathlib.Path) -> Record:
-    return dataclasses.replace(
-        record, rgb=pathlib.Path(shutil.copy(record.rgb, folder)), xyz=pathlib.Path(shutil.copy(record.xyz, folder))
-    )
+    rgb, xyz = (pathlib.Path(shutil.copy(path, folder)) for path in (record.source.rgb, record.source.scan.path))
+    return dataclasses.replace(record, source=Files(rgb, Cloud(xyz)))
 
 
 def test_features_have_both_modalities_of_every_part(records, encoder, tmp_path):
@@ -80,9 +90,9 @@ def test_features_have_both_modalities_of_every_part(records, encoder, tmp_path)
 
 
 def test_features_are_those_of_the_encoder(records, encoder, tmp_path):
-    part = features.sample.load(records[2])
+    seen = inputs.prepare(sample.load(records[2]), PREPARATION).values
     model = jax.jit(vit.ViT(encoder.config, encoder.blocks).apply)
-    images = vit.normalise(jnp.asarray(features.network_input(part, SIZE)), encoder.config)
+    images = vit.normalise(jnp.asarray(seen), encoder.config)
     rgb, normals = (model(encoder.params, image) for image in images)
     found = extract(records[2:3], encoder, tmp_path)
     np.testing.assert_allclose(found[0], np.stack([rgb, normals]), rtol=1e-4, atol=1e-5)
@@ -91,7 +101,7 @@ def test_features_are_those_of_the_encoder(records, encoder, tmp_path):
 def test_a_hit_gives_the_bits_of_the_miss_and_opens_no_image(records, encoder, tmp_path, monkeypatch):
     missed = extract(records, encoder, tmp_path)
     assert len(cached(tmp_path)) == PARTS
-    monkeypatch.setattr(features, "network_input", None)
+    monkeypatch.setattr(inputs, "load", None)
     np.testing.assert_array_equal(extract(records, encoder, tmp_path), missed)
 
 
@@ -128,68 +138,31 @@ def test_one_program_serves_all_batches(records, tmp_path):
     features._program.cache_clear()
     encoder = make_encoder(1)
     with Stopwatch() as watch:
-        names = features.identify(records, encoder, SIZE)
-        features.extract(records[:2], names[:2], encoder, SIZE, tmp_path, watch)
+        names = identify(records)
+        features.extract(records[:2], names[:2], encoder, PREPARATION, tmp_path, watch)
         compiled = watch.compilations
-        features.extract(records, names, encoder, SIZE, tmp_path, watch)
+        features.extract(records, names, encoder, PREPARATION, tmp_path, watch)
     assert watch.compilations == compiled > 0
     assert watch.seconds["normals_s"] > 0
     assert watch.seconds["features_s"] > 0
 
 
-def test_names_follow_the_bytes_of_the_files(records, encoder, tmp_path):
-    names = features.identify(records, encoder, SIZE)
-    assert len(set(names)) == PARTS
-    copy = copied(records[0], tmp_path)
-    renamed = dataclasses.replace(copy, category="nut", id="test/dent/7", defect="dent")
-    assert features.identify([renamed], encoder, SIZE) == names[:1]
-    for path in (copy.rgb, copy.xyz):
-        whole = path.read_bytes()
-        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        assert features.identify([copy], encoder, SIZE) != names[:1]
-        path.write_bytes(whole)
-    assert features.identify([copy], encoder, SIZE) == names[:1]
-
-
-def test_names_tell_colour_from_scan(records, encoder):
-    one = records[0]
-    swapped = dataclasses.replace(one, rgb=one.xyz, xyz=one.rgb)
-    assert features.identify([swapped], encoder, SIZE) != features.identify([one], encoder, SIZE)
-
-
-def test_names_follow_the_encoder_and_the_input(records, encoder, monkeypatch):
-    one = records[:1]
-    names = {features.identify(one, other, SIZE)[0] for other in (encoder, make_encoder(1), make_encoder(0, (1,)))}
-    names.add(features.identify(one, encoder, 2 * SIZE)[0])
-    monkeypatch.setattr(features.normals, "RADIUS", features.normals.RADIUS + 1)
-    names.add(features.identify(one, encoder, SIZE)[0])
-    monkeypatch.setattr(features, "_RECIPE", "another")
-    names.add(features.identify(one, encoder, SIZE)[0])
-    assert len(names) == 6
-    assert features.identify(one, make_encoder(), SIZE) != features.identify(one, make_encoder(1), SIZE)
-
-
-def test_encoders_of_equal_weights_share_names(records, encoder):
-    assert features.identify(records, make_encoder(), SIZE) == features.identify(records, encoder, SIZE)
-
-
-@pytest.mark.parametrize("length", [0, 1, 60, 127, 128, 129, 500, -1])
+@pytest.mark.parametrize("length", [0, 1, 60, 127, 500, -1])
 def test_a_truncated_file_of_the_cache_is_computed_again(records, encoder, tmp_path, length):
     whole = extract(records[:2], encoder, tmp_path)
     for path in cached(tmp_path):
-        data = path.read_bytes()
-        path.write_bytes(data[:length])
+        path.write_bytes(path.read_bytes()[:length])
+        assert inputs.load_cached(path) is None
         np.testing.assert_array_equal(extract(records[:2], encoder, tmp_path), whole)
-        assert path.read_bytes() == data
+        assert inputs.load_cached(path) is not None
 
 
 def test_a_file_of_the_cache_that_holds_something_else_is_computed_again(records, encoder, tmp_path):
     whole = extract(records[:1], encoder, tmp_path)
     (path,) = cached(tmp_path)
-    data = path.read_bytes()
-    path.write_bytes(b"\0" * len(data))
+    path.write_bytes(b"\0" * path.stat().st_size)
     np.testing.assert_array_equal(extract(records[:1], encoder, tmp_path), whole)
-    assert path.read_bytes() == data
+    np.testing.assert_array_equal(inputs.load_cached(path).values, whole[0])
 
 
 def test_what_an_interrupted_process_left_behind_is_passed_over(records, encoder, tmp_path):
@@ -198,30 +171,6 @@ def test_what_an_interrupted_process_left_behind_is_passed_over(records, encoder
     for name in ("tmpabc.tmp", ".tmpabc.tmp", f"{path.name}.tmp"):
         (path.parent / name).write_bytes(path.read_bytes()[:200])
     np.testing.assert_array_equal(extract(records[:1], encoder, tmp_path), whole)
-
-
-def test_no_temporary_file_stays_behind(records, encoder, tmp_path):
-    extract(records[:3], encoder, tmp_path)
-    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".npy"}
-
-
-def test_a_file_of_the_cache_appears_whole_though_two_write_it(records, encoder, tmp_path, monkeypatch):
-    whole = extract(records[:1], encoder, tmp_path / "alone")
-    save, there = np.save, []
-
-    def save_while_another_does(file, array):
-        if not there:
-            there.append(len(cached(tmp_path / "shared")))
-            extract(records[:1], encoder, tmp_path / "shared")
-        save(file, array)
-        file.flush()
-        there.append(len(cached(tmp_path / "shared")))
-
-    monkeypatch.setattr(np, "save", save_while_another_does)
-    np.testing.assert_array_equal(extract(records[:1], encoder, tmp_path / "shared"), whole)
-    # Before either writes, when the inner one has written but not yet renamed, and when it has.
-    assert there == [0, 0, 1]
-    np.testing.assert_array_equal(np.load(cached(tmp_path / "shared")[0]), whole[0])
 
 
 def race(folder: str, cache: str, rounds: str, out: str) -> None:
@@ -249,64 +198,11 @@ def test_two_processes_may_fill_one_cache(records, encoder, tmp_path):
             np.testing.assert_array_equal(found, expected)
 
 
-def test_each_modality_follows_its_own_file(records, encoder, tmp_path):
-    one, other = records[0], records[1]
-    recoloured = dataclasses.replace(one, rgb=other.rgb)
-    reshaped = dataclasses.replace(one, xyz=other.xyz)
-    first, colour, shape = extract([one, recoloured, reshaped], encoder, tmp_path)
-    np.testing.assert_array_equal(colour[1], first[1])
-    np.testing.assert_array_equal(shape[0], first[0])
-    assert np.abs(colour[0] - first[0]).max() > 1e-3
-    assert np.abs(shape[1] - first[1]).max() > 1e-3
-
-
 def test_extraction_leaves_the_encoder_as_it_is(records, tmp_path):
     encoder = make_encoder()
     before = jax.tree.map(np.array, encoder.params)
     extract(records, encoder, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, before, encoder.params)
-
-
-def test_an_unreadable_part_is_named(records, encoder, tmp_path):
-    copy = copied(records[0], tmp_path)
-    copy.xyz.write_bytes(copy.xyz.read_bytes()[:300])
-    with pytest.raises(InputError, match=r"000\.tiff: not a readable TIFF"):
-        extract([records[1], copy], encoder, tmp_path / "cache")
-    copy.rgb.unlink()
-    with pytest.raises(InputError, match=r"000\.png: cannot be read \(No such file"):
-        features.identify([copy], encoder, SIZE)
-
-
-@pytest.mark.parametrize("shape", [(4, 4), (3, 6), (7, 2), (5, 8), (6, 3, 3)])
-def test_square_puts_the_image_in_the_middle_of_zeros(shape):
-    image = np.arange(1, np.prod(shape) + 1).reshape(shape)
-    padded = features.square(image)
-    side = max(shape[:2])
-    assert padded.shape == (side, side, *shape[2:])
-    top, left = (side - shape[0]) // 2, (side - shape[1]) // 2
-    np.testing.assert_array_equal(padded[top : top + shape[0], left : left + shape[1]], image)
-    assert np.count_nonzero(padded) == image.size
-
-
-def test_the_network_sees_colours_first_and_normals_second():
-    y, x = np.mgrid[:28, :28] * 1e-3
-    xyz = np.stack([x, y, np.full_like(x, 0.5)], axis=-1).astype(np.float32)
-    xyz[:, :8] = 0.0
-    rgb = np.full((28, 28, 3), (200, 100, 50), np.uint8)
-    seen = features.network_input(Sample(rgb, xyz, np.zeros((28, 28), bool)), 14)
-    assert seen.shape == (2, 14, 14, 3)
-    assert seen.dtype == np.uint8
-    np.testing.assert_array_equal(seen[0], np.broadcast_to([200, 100, 50], (14, 14, 3)))
-    np.testing.assert_array_equal(seen[1, :, 6:], np.broadcast_to([128, 128, 255], (14, 8, 3)))
-    assert not seen[1, :, :3].any()
-
-
-def test_the_network_sees_a_part_that_is_not_square_between_black_bands(records):
-    seen = features.network_input(features.sample.load(records[0]), 32)
-    assert not seen[:, :5].any()
-    assert not seen[:, -5:].any()
-    assert seen[0, 8:-8].any(axis=-1).all()
-    assert seen[1, 8:-8].any(axis=-1).all()
 
 
 def test_the_place_of_the_cache_follows_the_environment(tmp_path, monkeypatch):
@@ -316,3 +212,82 @@ def test_the_place_of_the_cache_follows_the_environment(tmp_path, monkeypatch):
     assert cache.cache_directory() == pathlib.Path.home() / ".cache" / "pirn_jax"
     monkeypatch.delenv("PIRN_CACHE")
     assert cache.cache_directory() == pathlib.Path.home() / ".cache" / "pirn_jax"
+
+
+def test_features_are_kept_for_each_encoder_apart(records, tmp_path, monkeypatch):
+    encoders = (make_encoder(), make_encoder(1), make_encoder(0, (1,)))
+    found = [extract(records[:1], encoder, tmp_path) for encoder in encoders]
+    assert len(cached(tmp_path)) == len(encoders)
+    for encoder, first in zip(encoders, found, strict=True):
+        np.testing.assert_array_equal(extract(records[:1], encoder, tmp_path), first)
+    monkeypatch.setattr(features, "_RECIPE", "another")
+    extract(records[:1], encoders[0], tmp_path)
+    assert len(cached(tmp_path)) == len(encoders) + 1
+
+
+def test_encoders_of_equal_weights_share_features(records, encoder, tmp_path):
+    extract(records, encoder, tmp_path)
+    extract(records, make_encoder(), tmp_path)
+    assert len(cached(tmp_path)) == PARTS
+
+
+def test_no_temporary_file_stays_behind(records, encoder, tmp_path):
+    extract(records[:3], encoder, tmp_path)
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} == {".npz"}
+
+
+def test_a_file_of_the_cache_appears_whole_though_two_write_it(records, encoder, tmp_path, monkeypatch):
+    whole = extract(records[:1], encoder, tmp_path / "alone")
+    save, there = np.savez, []
+
+    def save_while_another_does(file, **arrays):
+        if arrays["values"].dtype != np.float32:
+            save(file, **arrays)
+            return
+        if not there:
+            there.append(len(cached(tmp_path / "shared")))
+            extract(records[:1], encoder, tmp_path / "shared")
+        save(file, **arrays)
+        file.flush()
+        there.append(len(cached(tmp_path / "shared")))
+
+    monkeypatch.setattr(np, "savez", save_while_another_does)
+    np.testing.assert_array_equal(extract(records[:1], encoder, tmp_path / "shared"), whole)
+    # Before either writes, when the inner one has written but not yet renamed, and when it has.
+    assert there == [0, 0, 1]
+    np.testing.assert_array_equal(extract(records[:1], encoder, tmp_path / "shared"), whole)
+
+
+def test_each_modality_follows_its_own_file(records, encoder, tmp_path):
+    one, other = records[0], records[1]
+    recoloured = dataclasses.replace(one, source=dataclasses.replace(one.source, rgb=other.source.rgb))
+    reshaped = dataclasses.replace(one, source=dataclasses.replace(one.source, scan=other.source.scan))
+    first, colour, shape = extract([one, recoloured, reshaped], encoder, tmp_path)
+    np.testing.assert_array_equal(colour[1], first[1])
+    np.testing.assert_array_equal(shape[0], first[0])
+    assert np.abs(colour[0] - first[0]).max() > 1e-3
+    assert np.abs(shape[1] - first[1]).max() > 1e-3
+
+
+def test_all_parts_that_cannot_be_used_are_named_and_the_others_prepared(records, encoder, tmp_path):
+    broken = []
+    for i, record in enumerate(records[:2]):
+        (tmp_path / str(i)).mkdir()
+        broken.append(copied(record, tmp_path / str(i)))
+        path = broken[-1].source.scan.path
+        path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(InputError) as error:
+        extract([broken[0], records[3], broken[1]], encoder, tmp_path / "cache")
+    assert str(error.value).startswith("2 problems:")
+    for record in broken:
+        assert f"{record.source.scan.path}: not a readable TIFF" in str(error.value)
+    assert len(list((tmp_path / "cache" / "inputs").rglob("*.npz"))) == 1
+
+
+def test_notes_come_with_features_from_the_cache_as_well(records, encoder, tmp_path):
+    source = dataclasses.replace(records[0].source, scan=Cloud(records[0].source.scan.path, 2000.0))
+    parts = [dataclasses.replace(records[0], source=source), records[1]]
+    for _ in range(2):
+        _, notes = features.extract(parts, identify(parts), encoder, PREPARATION, tmp_path, Stopwatch())
+        assert "m away" in notes[0]
+        assert notes[1] == ""

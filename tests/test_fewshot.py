@@ -66,6 +66,9 @@ def test_results_keep_the_contract(finished):
         assert all(0 <= value <= 1 for value in per_seed)
         np.testing.assert_allclose(results["mean"]["2"][name]["mean"], np.mean(per_seed))
         np.testing.assert_allclose(results["mean"]["2"][name]["std"], np.std(per_seed))
+    more = results["more_results"]["2"]["knob"]
+    assert {"image_ap", "pixel_ap", "pixel_f1", "aupro_01"} < set(more)
+    assert all(len(per_seed) == 11 and None not in per_seed for per_seed in more.values())
     episodes = results["episodes"]["2"]["knob"]
     assert len(episodes) == 11
     assert all(len(set(episode)) == 2 and episode[0].startswith("train/good/") for episode in episodes)

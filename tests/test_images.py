@@ -3,6 +3,8 @@
 import logging
 import pathlib
 import struct
+import sys
+import tracemalloc
 import zlib
 
 import hypothesis
@@ -13,9 +15,9 @@ import pytest
 import tifffile
 
 from pirn_jax.data import images
-from pirn_jax.data.images import InputError
+from pirn_jax.data.problems import InputError
 
-READERS = (images.read_rgb, images.read_mask, images.read_size, images.read_xyz)
+READERS = (images.read_rgb, images.read_mask, images.read_size, images.read_xyz, images.read_depth)
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +46,13 @@ def save(path: pathlib.Path, array: np.ndarray, mode: str | None = None, **optio
     return path
 
 
-def png(array: np.ndarray, colour: int) -> bytes:
-    """A PNG with as many bits a channel as the array's type, without Pillow, which writes no 16-bit RGB."""
+def png(array: np.ndarray, colour: int, packed: int = 1) -> bytes:
+    """A PNG with as many bits a channel as the array's type, without Pillow, which writes no 16-bit RGB.
+
+    With several pixels packed into each number, each has a share of the bits.
+    """
     height, width = array.shape[:2]
-    header = struct.pack(">IIBBBBB", width, height, 8 * array.itemsize, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width * packed, height, 8 * array.itemsize // packed, colour, 0, 0, 0)
     rows = b"".join(b"\0" + row.astype(array.dtype.newbyteorder(">")).tobytes() for row in array)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     parts = (
@@ -248,7 +253,7 @@ def test_points_that_are_not_finite_are_counted_and_refused(tmp_path, points, va
 
 def test_a_scan_of_nothing_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tiff", np.zeros((5, 7, 3), np.float32), photometric="rgb")
-    refused(images.read_xyz, tmp_path / "a.tiff", "every point", "scan it again")
+    refused(images.read_xyz, tmp_path / "a.tiff", "no point was seen", "scan it again")
 
 
 def test_a_png_under_the_name_of_a_scan_is_refused(tmp_path, pixels):
@@ -256,10 +261,151 @@ def test_a_png_under_the_name_of_a_scan_is_refused(tmp_path, pixels):
     refused(images.read_xyz, path, "not a readable TIFF")
 
 
+def tiff(claimed: tuple[int, int], present: bytes) -> bytes:
+    """A plain float32 TIFF of one channel, by hand: its header may claim more rows and columns than there are."""
+    height, width = claimed
+    entries = (256, width), (257, height), (258, 32), (259, 1), (262, 1), (273, 200), (277, 1), (278, height), (339, 3)
+    size = (279, 4 * width * height)
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted((*entries, size)))
+    header = struct.pack("<2sHIH", b"II", 42, 8, len(entries) + 1) + directory
+    return header.ljust(200, b"\0") + present
+
+
+def test_a_tiff_that_claims_more_than_it_has_takes_no_memory(tmp_path):
+    values = np.arange(12, dtype="<f4").reshape(3, 4)
+    path = tmp_path / "a.tiff"
+    path.write_bytes(tiff((3, 4), values.tobytes()))
+    np.testing.assert_array_equal(images.read_depth(path), values)
+    tracemalloc.start()
+    for claimed, fragment in (
+        ((3, 5), "60 bytes"),
+        ((16384, 16384), "1,073,741,824 bytes are claimed"),
+        ((16384, 32767), "claims 536,854,528 numbers"),
+    ):
+        path.write_bytes(tiff(claimed, values.tobytes()).ljust(248, b"\0"))
+        refused(images.read_depth, path, fragment, "export it again")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**7
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_depth_from_a_png_keeps_the_numbers_of_the_file(tmp_path, kind):
+    values = np.array([[0, 1, 2], [np.iinfo(kind).max, 130, 90]], kind)
+    path = tmp_path / "a.png"
+    path.write_bytes(png(values, colour=0))
+    depth = images.read_depth(path)
+    np.testing.assert_array_equal(depth, values)
+    assert depth.dtype == np.float32
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("suffix", ["tiff", "TIF", "npy"])
+def test_depth_from_a_tiff_or_npy_keeps_the_numbers_of_the_file(tmp_path, kind, suffix):
+    values = np.array([[0, 1, 2], [1500, 130, 90]], kind)
+    path = tmp_path / f"a.{suffix}"
+    np.save(path, values) if suffix == "npy" else tifffile.imwrite(path, values)
+    depth = images.read_depth(path)
+    np.testing.assert_array_equal(depth, values)
+    assert depth.dtype == np.float32
+
+
+def test_holes_in_depth_stay_what_they_are(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[np.nan, np.inf, 1e300]]))
+    np.testing.assert_array_equal(images.read_depth(tmp_path / "a.npy"), [[np.nan, np.inf, np.inf]])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "LA", "P", "1"])
+def test_depth_in_colours_is_refused(tmp_path, pixels, mode):
+    refused(images.read_depth, save(tmp_path / "a.png", pixels, mode), f"bit {mode} image", "16-bit greyscale")
+
+
+@pytest.mark.parametrize("packed", [2, 4])
+def test_depth_of_fewer_than_8_bits_is_refused(tmp_path, packed):
+    path = tmp_path / "a.png"
+    path.write_bytes(png(np.array([[0x12], [0x34]], np.uint8), colour=0, packed=packed))
+    assert images.read_size(path) == (2, packed)
+    refused(images.read_depth, path, f"{8 // packed}-bit L image", "16-bit greyscale")
+
+
+def test_depth_as_a_jpeg_under_the_name_of_a_png_is_refused(tmp_path, pixels):
+    path = save(tmp_path / "a.jpg", pixels[..., 0]).rename(tmp_path / "a.png")
+    refused(images.read_depth, path, "JPEG", "16-bit greyscale")
+
+
+@pytest.mark.parametrize("array", [np.ones((2, 3, 3)), np.ones(4), np.ones((0, 3)), np.array([["a"]]), np.eye(2) > 0])
+def test_depth_of_another_shape_or_type_is_refused(tmp_path, array):
+    np.save(tmp_path / "a.npy", array)
+    refused(images.read_depth, tmp_path / "a.npy")
+
+
+def test_an_npy_with_objects_an_archive_and_every_truncation_are_refused(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, np.array([[{}]]), allow_pickle=True)
+    refused(images.read_depth, path, "not a readable NPY")
+    np.savez(tmp_path / "a.npz", np.ones((2, 2)))
+    refused(images.read_depth, (tmp_path / "a.npz").rename(path), "not a readable NPY")
+    np.save(path, np.ones((3, 4)))
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        refused(images.read_depth, path, "export it again")
+    for claimed in (b"(30000, 40000)", b"(4294967296, 4294967296)", b"(-3, 4)"):
+        path.write_bytes(data.replace(b"(3, 4), }" + b" " * (len(claimed) - 6), claimed + b", }"))
+        assert path.stat().st_size == len(data)
+        refused(images.read_depth, path, "not a readable NPY")
+
+
+def exr(path: pathlib.Path, channels: dict[str, np.ndarray]) -> pathlib.Path:
+    openexr = pytest.importorskip("OpenEXR")
+    header = {"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage}
+    with openexr.File(header, channels) as file:
+        file.write(str(path))
+    return path
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float16, np.uint32])
+@pytest.mark.parametrize("others", [(), ("R", "G", "B")])
+def test_depth_is_the_channel_z_of_an_exr(tmp_path, kind, others):
+    values = np.array([[0, 0.5, 2], [1500, 130, 90]]).astype(kind)
+    path = exr(tmp_path / "a.exr", {"Z": values} | dict.fromkeys(others, values + 1))
+    np.testing.assert_array_equal(images.read_depth(path), values)
+
+
+def test_the_only_channel_of_an_exr_is_depth_and_several_without_z_are_refused(tmp_path):
+    values = np.array([[0.25, 0.5, 2]], np.float32)
+    for name in ("Y", "R", "distance"):
+        np.testing.assert_array_equal(images.read_depth(exr(tmp_path / "a.exr", {name: values})), values)
+    refused(images.read_depth, exr(tmp_path / "b.exr", dict.fromkeys("RGB", values)), "B, G, R", "name depth Z")
+
+
+def test_every_truncation_of_an_exr_is_refused(tmp_path):
+    path = exr(tmp_path / "a.exr", {"Z": np.arange(35, dtype=np.float32).reshape(5, 7)})
+    data = path.read_bytes()
+    for length in range(0, len(data), 7):
+        path.write_bytes(data[:length])
+        refused(images.read_depth, path, "not a readable EXR", "export it again")
+
+
+def test_an_exr_that_claims_gigabytes_is_refused(tmp_path):
+    path = exr(tmp_path / "a.exr", {"Z": np.ones((5, 7), np.float32)})
+    data = path.read_bytes()
+    window = struct.pack("<4i", 0, 0, 6, 4)
+    assert data.count(window) == 2
+    path.write_bytes(data.replace(window, struct.pack("<4i", 0, 0, 49_999, 29_999)))
+    refused(images.read_depth, path, "claims 1,500,000,000 numbers")
+
+
+def test_an_exr_without_the_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "OpenEXR", None)
+    (tmp_path / "a.exr").write_bytes(b"anything")
+    refused(images.read_depth, tmp_path / "a.exr", 'pip install "pirn_jax[exr]"')
+
+
 @hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
 @hypothesis.given(
     damage=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), min_size=1, max_size=4),
-    which=st.sampled_from(["raw.tiff", "zlib.tiff", "a.png", "a.jpg", "a.bmp"]),
+    which=st.sampled_from(["raw.tiff", "zlib.tiff", "a.png", "a.jpg", "a.bmp", "depth.png", "depth.npy"]),
 )
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 def test_damaged_bytes_raise_nothing_else(originals, damage, which):
@@ -281,6 +427,8 @@ def originals(tmp_path_factory):
     rng = np.random.default_rng(2)
     tifffile.imwrite(folder / "raw.tiff", rng.normal(size=(5, 7, 3)).astype(np.float32), photometric="rgb")
     tifffile.imwrite(folder / "zlib.tiff", np.ones((5, 7, 3), np.float32), photometric="rgb", compression="zlib")
+    save(folder / "depth.png", np.arange(35, dtype=np.uint16).reshape(5, 7))
+    np.save(folder / "depth.npy", np.ones((5, 7), np.float32))
     for name in ("a.png", "a.jpg", "a.bmp"):
         save(folder / name, rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
     return folder, {path.name: path.read_bytes() for path in folder.iterdir()}

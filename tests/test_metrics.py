@@ -5,7 +5,7 @@ import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from pirn_jax.protocol import metrics
 from tests import reference
@@ -21,9 +21,9 @@ def squares(*corners, size=12, side=3):
     return mask
 
 
-def measure(maps, masks, limit=0.3):
+def measure(maps, masks, limits=(0.3,)):
     truth = metrics.prepare_truth(masks)
-    return metrics.pixel_metrics(np.concatenate([np.ravel(m) for m in maps]), truth, limit)
+    return metrics.pixel_metrics(np.concatenate([np.ravel(m) for m in maps]), truth, limits)
 
 
 @hypothesis.given(st.lists(st.tuples(SCORES, st.booleans()), min_size=2, max_size=40))
@@ -44,38 +44,110 @@ def test_auroc_does_not_change_under_monotone_maps(scores):
     assert metrics.auroc(np.array(scores), positive) == metrics.auroc(np.exp(np.array(scores)) * 3 - 1, positive)
 
 
-@hypothesis.given(
-    hnp.arrays(float, (2, 6, 7), elements=SCORES),
-    hnp.arrays(bool, (2, 6, 7)),
-    st.sampled_from([0.01, 0.05, 0.3, 1.0]),
-)
-@hypothesis.settings(max_examples=150, deadline=None)
-def test_pixel_metrics_are_the_definition(maps, masks, limit):
-    pixel_auroc, aupro = measure(list(maps), list(masks), limit)
-    if masks.all() or not masks.any():
-        assert pixel_auroc is None
-        assert aupro is None
+MAPS = hnp.arrays(float, (2, 6, 7), elements=SCORES)
+LABELS = hnp.arrays(bool, (2, 6, 7))
+LIMITS = (0.005, 0.01, 0.05, 0.3, 1.0)
+
+
+@hypothesis.given(st.lists(st.tuples(SCORES, st.booleans()), min_size=2, max_size=40))
+@hypothesis.settings(max_examples=200)
+def test_image_metrics_are_the_definitions_and_scikit_learns(pairs):
+    scores, positive = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+    values = metrics.of_parts(scores, positive)
+    assert tuple(values) == metrics.IMAGE_NAMES
+    if positive.all() or not positive.any():
+        assert set(values.values()) == {None}
         return
-    np.testing.assert_allclose(pixel_auroc, reference.auroc(maps.ravel(), masks.ravel()), atol=1e-12)
-    np.testing.assert_allclose(aupro, reference.aupro(maps, masks, limit), atol=1e-12)
-    assert 0 <= aupro <= 1
+    f1, threshold = reference.f1_max(scores, positive)
+    expected = (reference.auroc(scores, positive), reference.average_precision(scores, positive), f1, threshold)
+    np.testing.assert_allclose(list(values.values()), expected, atol=1e-12)
+    np.testing.assert_allclose(values["image_ap"], average_precision_score(positive, scores), atol=1e-12)
+    precision, recall, _ = precision_recall_curve(positive, scores)
+    f1s = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
+    np.testing.assert_allclose(values["image_f1"], f1s.max(), atol=1e-12)
+
+
+@hypothesis.given(MAPS, LABELS)
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_pixel_metrics_are_the_definitions(maps, masks):
+    values = measure(list(maps), list(masks), LIMITS)
+    names = ("aupro_0.5", "aupro_01", "aupro_05", "aupro_30", "aupro_100")
+    assert tuple(values) == (*metrics.PIXEL_NAMES, *names)
+    if masks.all() or not masks.any():
+        assert set(values.values()) == {None}
+        return
+    flat = maps.ravel(), masks.ravel()
+    f1, threshold = reference.f1_max(*flat)
+    expected = [reference.auroc(*flat), reference.average_precision(*flat), f1, threshold]
+    expected += [reference.aupro(maps, masks, limit) for limit in LIMITS]
+    np.testing.assert_allclose(list(values.values()), expected, atol=1e-12)
+    assert all(0 <= values[name] <= 1 for name in values if "threshold" not in name)
+
+
+@hypothesis.given(MAPS, LABELS)
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_pixel_metrics_change_neither_under_monotone_maps_nor_with_the_order_of_parts(maps, masks):
+    hypothesis.assume(masks.any() and not masks.all())
+    value = drop_threshold(measure(list(maps), list(masks), LIMITS))
+    # A sum in another order may round differently; the scores themselves do not count.
+    assert drop_threshold(measure(list(np.exp(maps) * 3 - 100), list(masks), LIMITS)) == value
+    assert drop_threshold(measure(list(maps + 0.5), list(masks), LIMITS)) == value
+    turned = drop_threshold(measure(list(maps[::-1]), list(masks[::-1]), LIMITS))
+    np.testing.assert_allclose(list(turned.values()), list(value.values()), atol=1e-12)
+
+
+@hypothesis.given(MAPS, LABELS)
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_merging_scores_into_ties_is_the_definition_of_the_merged_ones(maps, masks):
+    hypothesis.assume(masks.any() and not masks.all())
+    merged = np.floor(maps / 2)
+    values = measure(list(merged), list(masks), (0.3,))
+    np.testing.assert_allclose(values["aupro_30"], reference.aupro(merged, masks, 0.3), atol=1e-12)
+    np.testing.assert_allclose(values["pixel_auroc"], reference.auroc(merged.ravel(), masks.ravel()), atol=1e-12)
+
+
+def drop_threshold(values):
+    return {name: value for name, value in values.items() if name != "pixel_f1_threshold"}
 
 
 MASKS = [squares((0, 0), (6, 7)), squares((2, 2), side=1), np.zeros((12, 12), bool)]
 
 
 @pytest.mark.parametrize(
-    ("maps", "auroc", "aupro"),
+    ("maps", "expected"),
     [
-        ([m.astype(float) for m in MASKS], 1.0, 1.0),
-        ([1.0 - m for m in MASKS], 0.0, 0.0),
+        ([m.astype(float) for m in MASKS], (1.0, 1.0, 1.0, 1.0, 1.0)),
+        # 19 of 432 pixels are defective; all must be marked to find one.
+        ([1.0 - m for m in MASKS], (0.0, 19 / 432, 38 / 451, 0.0, 0.0)),
         # One threshold: the curve is the diagonal, its area up to the limit is limit^2 / 2.
-        ([np.zeros(m.shape) for m in MASKS], 0.5, 0.15),
+        ([np.zeros(m.shape) for m in MASKS], (0.5, 19 / 432, 38 / 451, 0.0, 0.15)),
     ],
     ids=["perfect", "inverted", "constant"],
 )
-def test_closed_forms(maps, auroc, aupro):
-    np.testing.assert_allclose(measure(maps, MASKS), (auroc, aupro), atol=1e-12)
+def test_closed_forms(maps, expected):
+    np.testing.assert_allclose(list(measure(maps, MASKS).values()), expected, atol=1e-12)
+
+
+def test_a_perfect_map_has_ones_without_rounding():
+    values = measure([m.astype(np.float32) for m in MASKS], MASKS, metrics.LIMITS)
+    assert set(values.values()) == {1.0}
+
+
+def test_one_defective_pixel_below_one_good_pixel_of_100():
+    mask = squares((4, 4), size=10, side=1)
+    scores = mask * 1.0
+    scores[0, 0] = 2.0
+    values = measure([scores], [mask], (0.3, 0.01))
+    # The false positive rate steps to 1/99 before anything is found: 1 - 1/99, precision 1/2, and 0 for 1 %.
+    expected = (1 - 1 / 99, 0.5, 2 / 3, 1.0, (0.3 - 1 / 99) / 0.3, 0.0)
+    np.testing.assert_allclose(list(values.values()), expected, atol=1e-12)
+
+
+def test_a_tie_across_the_limit_is_interpolated_linearly():
+    # All is found on the way from rate 0 to 1/2: at the limit 1/4 half is, so the mean height up to there is 1/4.
+    mask = squares((0, 0), size=3, side=1)
+    scores = np.array([[1.0, 1, 1], [1, 1, 0], [0, 0, 0]])
+    np.testing.assert_allclose(measure([scores], [mask], (0.25,))["aupro_25"], 0.25, atol=1e-12)
 
 
 def test_regions_count_the_same_whatever_their_size():
@@ -84,15 +156,27 @@ def test_regions_count_the_same_whatever_their_size():
     found = squares((8, 8), side=1).astype(float)
     good = ~masks[0]
     maps = [np.where(masks[0] & (found == 0), -1.0, found)]
-    _, aupro = measure(maps, masks)
+    aupro = measure(maps, masks)["aupro_30"]
     assert good.sum() > 0
     np.testing.assert_allclose(aupro, 0.5, atol=1e-12)
 
 
-def test_diagonal_neighbours_are_one_region():
-    mask = np.eye(6, dtype=bool)
-    assert np.unique(metrics.prepare_truth([mask]).overlap).size == 2
-    np.testing.assert_allclose(metrics.prepare_truth([mask]).overlap.max(), 1 / 6)
+def test_diagonal_neighbours_and_borders_make_regions():
+    ring = np.ones((5, 6), bool)
+    ring[1:-1, 1:-1] = False
+    mask = np.zeros((8, 16), bool)
+    mask[:5, :6] = ring
+    mask[range(2, 8), range(9, 15)] = True  # A diagonal to the lower border.
+    mask[0, 15] = True
+    mask[7, 0] = True
+    region, sizes = metrics.regions(mask)
+    assert sorted(sizes) == [1, 1, 6, 18]
+    np.testing.assert_array_equal(sizes[region], [(reference.components(mask) == n).sum() for n in labels_of(mask)])
+
+
+def labels_of(mask):
+    labels = reference.components(mask)
+    return labels[mask]
 
 
 def test_good_parts_supply_false_positives():
@@ -100,7 +184,7 @@ def test_good_parts_supply_false_positives():
     alarm = np.full((12, 12), 2.0)
     with_alarm = measure([mask.astype(float), alarm], [mask, good])
     without = measure([mask.astype(float), np.zeros((12, 12))], [mask, good])
-    assert with_alarm[1] < without[1] == 1.0
+    assert with_alarm["aupro_30"] < without["aupro_30"] == 1.0
 
 
 def test_evaluate_scores_parts_by_the_maximum_of_their_maps():
@@ -113,10 +197,45 @@ def test_evaluate_scores_parts_by_the_maximum_of_their_maps():
     assert values["image_auroc"] == 1.0
     maps[2][:] = 0.6
     assert metrics.evaluate(maps, np.array([True, False, False]), metrics.prepare_truth(masks))["image_auroc"] == 0.5
-    assert tuple(values) == metrics.NAMES
+    assert tuple(values) == (*metrics.NAMES, *metrics.EXTRA_NAMES)
 
 
-def test_a_category_without_defects_has_no_metrics_rather_than_numbers():
-    masks = [np.zeros((4, 4), bool)] * 2
-    values = metrics.evaluate([np.ones((4, 4))] * 2, np.array([False, False]), metrics.prepare_truth(masks))
-    assert values == {"image_auroc": None, "pixel_auroc": None, "aupro_30": None}
+NONE = np.zeros((4, 4), bool)
+SOME = np.eye(4, dtype=bool)
+
+
+@pytest.mark.parametrize(
+    ("masks", "defective", "reasons"),
+    [
+        ([NONE, NONE], [False, False], {"image": "no defective part", "pixel": "no defective pixel"}),
+        ([SOME, SOME], [True, True], {"image": "no good part"}),
+        ([~NONE, ~NONE], [True, True], {"image": "no good part", "pixel": "no good pixel"}),
+        ([NONE, None], [False, True], {"pixel": "a defective part has no mask"}),
+        ([NONE, SOME], [False, True], {}),
+    ],
+    ids=["no defects", "no good parts", "no good pixels", "no mask", "all there"],
+)
+def test_what_is_undefined_is_none_and_told_why(masks, defective, reasons):
+    defective, truth = np.array(defective), metrics.prepare_truth(masks)
+    values = metrics.evaluate([np.ones((4, 4))] * 2, defective, truth)
+    undefined = metrics.undefined(defective, truth)
+    assert set(undefined) == set(reasons)
+    for kind, reason in reasons.items():
+        assert undefined[kind].startswith(reason)
+    for name, value in values.items():
+        kind = "image" if name.startswith("image") else "pixel"
+        assert (value is None) == (kind in reasons), name
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_refused_with_their_part(bad):
+    maps = [np.zeros((4, 4)), np.zeros((4, 4))]
+    maps[1][0, :3] = bad
+    with pytest.raises(ValueError, match="part 1: 3 of 16 scores"):
+        metrics.evaluate(maps, np.array([False, True]), metrics.prepare_truth([NONE, SOME]))
+
+
+@pytest.mark.parametrize("limit", [0.0, -0.1, 1.01, np.nan])
+def test_impossible_limits_are_refused(limit):
+    with pytest.raises(ValueError, match="limit"):
+        measure([SOME * 1.0], [SOME], (limit,))

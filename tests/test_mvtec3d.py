@@ -9,7 +9,8 @@ import pytest
 import tifffile
 
 from pirn_jax.data import mvtec3d, sample
-from pirn_jax.data.images import InputError
+from pirn_jax.data.options import Options
+from pirn_jax.data.problems import InputError, Problems
 
 FILES = (("rgb", ".png"), ("xyz", ".tiff"), ("gt", ".png"))
 
@@ -44,8 +45,7 @@ def write_category(root: pathlib.Path, category: str = "bolt", defect: str = "de
 def refused(root: pathlib.Path, named: pathlib.Path, *fragments: str, categories=()) -> None:
     with pytest.raises(InputError) as error:
         mvtec3d.read(root, categories)
-    message = str(error.value)
-    assert message.startswith(f"{named}: ")
+    (message,) = [line for line in str(error.value).splitlines() if line.strip().startswith(f"{named}: ")]
     assert "; " in message, "no remedy"
     for fragment in fragments:
         assert fragment in message
@@ -203,17 +203,68 @@ def test_a_mask_without_its_part_is_refused(tmp_path):
     refused(tmp_path, folder / "test/dent/gt/009.png", str(folder / "test/dent/rgb/009.png"))
 
 
-def test_many_lone_files_are_counted(tmp_path):
+def test_all_that_is_wrong_is_told_at_once_and_whole_parts_are_found(tmp_path):
     folder = write_category(tmp_path)
+    write_category(tmp_path, "nut")
     shutil.rmtree(folder / "test" / "dent" / "gt")
-    refused(tmp_path, folder / "test" / "dent" / "rgb" / "000.png", "2 such files")
+    (tmp_path / "nut" / "train" / "good" / "xyz" / "000.tiff").unlink()
+    named = [
+        folder / "test/dent/rgb/000.png",
+        folder / "test/dent/rgb/001.png",
+        tmp_path / "nut/train/good/rgb/000.png",
+    ]
+    with pytest.raises(InputError, match="^3 problems:") as error:
+        mvtec3d.read(tmp_path)
+    for path in named:
+        assert f"{path}: no partner" in str(error.value)
+    problems = Problems()
+    found = mvtec3d.read(tmp_path, problems=problems)
+    assert [sentence.split(": ")[0] for sentence in problems.found] == list(map(str, named))
+    assert ids(found["bolt"].test) == ["test/good/000"]
+    assert ids(found["nut"].train) == ["train/good/001"]
+
+
+def test_long_lists_of_problems_are_cut(tmp_path):
+    folder = write_category(tmp_path)
+    for i in range(30):
+        shutil.copy(folder / "train/good/rgb/000.png", folder / f"train/good/rgb/lone{i:02}.png")
+    with pytest.raises(InputError, match="^30 problems:") as error:
+        mvtec3d.read(tmp_path)
+    assert "lone19.png" in str(error.value)
+    assert "lone20.png" not in str(error.value)
+    assert "and 10 more; python -m tools.check_dataset lists all" in str(error.value)
+
+
+def test_the_unit_of_the_clouds_can_be_told(tmp_path):
+    write_category(tmp_path)
+    record = mvtec3d.read(tmp_path, options=Options(unit=0.001))["bolt"].train[0]
+    np.testing.assert_array_equal(sample.load(record).xyz, np.full((4, 6, 3), 0.001, np.float32))
+
+
+def test_published_counts_add_up_to_those_of_the_paper():
+    totals = [sum(counts[split] for counts in mvtec3d.PUBLISHED.values()) for split in mvtec3d.PUBLISHED["bagel"]]
+    assert totals == [2656, 294, 249, 948]
+
+
+def test_a_folder_that_cannot_be_read_and_a_link_to_itself_are_named(tmp_path, monkeypatch):
+    folder = write_category(tmp_path)
+    (folder / "test" / "loop").symlink_to(folder / "test" / "loop")
+    (folder / "train" / "good" / "rgb" / "loop.png").symlink_to("loop.png")
+    refused(tmp_path, folder / "train" / "good" / "rgb" / "loop.png", "no partner")
+    (folder / "train" / "good" / "rgb" / "loop.png").unlink()
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", refuse)
+    refused(tmp_path, tmp_path, "cannot be read (Permission denied)")
 
 
 def test_good_parts_need_no_mask(tmp_path):
     folder = write_category(tmp_path)
     shutil.rmtree(folder / "test" / "good" / "gt")
     good = mvtec3d.read(tmp_path)["bolt"].test[-1]
-    assert good.gt is None
+    assert good.source.gt is None
     assert not sample.load(good).gt.any()
 
 
@@ -231,24 +282,24 @@ def load_refused(record: sample.Record, named: pathlib.Path | None, *fragments: 
 def test_files_of_unequal_sizes_are_refused(tmp_path, size):
     folder = write_category(tmp_path)
     scan, mask = mvtec3d.read(tmp_path)["bolt"].test[:2]
-    tifffile.imwrite(scan.xyz, np.ones((*size, 3), np.float32), photometric="rgb")
-    load_refused(scan, scan.xyz, f"{size[1]}x{size[0]} points", "6x4 pixels", str(scan.rgb), "one size")
+    tifffile.imwrite(scan.source.scan.path, np.ones((*size, 3), np.float32), photometric="rgb")
+    load_refused(scan, scan.source.scan.path, f"{size[1]}x{size[0]} pixels", "6x4", str(scan.source.rgb), "one size")
     PIL.Image.fromarray(np.full(size, 255, np.uint8)).save(folder / "test/dent/gt/001.png")
-    load_refused(mask, mask.gt, f"{size[1]}x{size[0]} pixels", "6x4", str(mask.rgb), "one size")
+    load_refused(mask, mask.source.gt, f"{size[1]}x{size[0]} pixels", "6x4", str(mask.source.rgb), "one size")
 
 
 def test_an_empty_mask_of_a_defect_is_refused(tmp_path):
     folder = write_category(tmp_path)
     PIL.Image.fromarray(np.zeros((4, 6), np.uint8)).save(folder / "test/dent/gt/000.png")
     record = mvtec3d.read(tmp_path)["bolt"].test[0]
-    load_refused(record, record.gt, "'dent'", "draw the defect")
+    load_refused(record, record.source.gt, "'dent'", "draw the defect")
 
 
 def test_a_marked_mask_of_a_good_part_is_refused(tmp_path):
     folder = write_category(tmp_path)
     PIL.Image.fromarray(np.full((4, 6), 1, np.uint8)).save(folder / "test/good/gt/000.png")
     record = mvtec3d.read(tmp_path)["bolt"].test[-1]
-    load_refused(record, record.gt, "'good'", "move the part")
+    load_refused(record, record.source.gt, "'good'", "move the part")
 
 
 def test_parts_of_one_category_may_differ_in_size_and_shape(tmp_path):

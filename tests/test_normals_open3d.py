@@ -1,33 +1,86 @@
 """Normals beside Open3D's, the library that the paper used; skipped where it cannot be imported."""
 
-import jax.numpy as jnp
+import sys
+
 import numpy as np
 import pytest
 
-from pirn_jax.geometry import normals
-
-try:
-    import open3d
-except (ImportError, OSError) as error:
-    pytest.skip(
-        f"Open3D cannot be imported ({error}); install the extra open3d and the system's libusb-1.0, libEGL, libGL and "
-        "libX11",
-        allow_module_level=True,
-    )
+from pirn_jax.geometry import normals, normals_open3d
 
 
-def test_smooth_surface_has_open3ds_normals():
-    height, width = 80, 100
-    rows, columns = np.mgrid[:height, :width]
-    x, y = (columns - width / 2) * 5e-4, (rows - height / 2) * 5e-4
-    z = 0.4 + 0.004 * np.sin(x / 0.006) * np.cos(y / 0.008) + 0.1 * x
-    xyz = np.stack([x, y, z], axis=-1).astype(np.float32)
-    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(xyz.reshape(-1, 3).astype(float)))
+def scan(size: int, noise: float = 0.0, tilt: float = 0.0, step: float = 0.0, holes: float = 0.0) -> np.ndarray:
+    # Without symmetry: of points equally far away Open3D takes any, we take all.
+    rng = np.random.default_rng(0)
+    v, u = (np.mgrid[:size, :size] - size / 2) / (1.75 * size)
+    z = 0.6 + 0.01 * np.sin(35 * u + 0.3) * np.cos(45 * v + 0.2) + step * ((u > 0.05) ^ (v > -0.1))
+    z = z / (1 - tilt * u) + noise * rng.normal(size=u.shape)
+    xyz = np.stack([u * z, v * z, z], axis=-1)
+    return np.where((rng.random(u.shape) < holes)[..., None], 0, xyz).astype(np.float32)
+
+
+def angles(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return np.degrees(2 * np.arctan2(np.linalg.norm(a - b, axis=-1), np.linalg.norm(a + b, axis=-1)))
+
+
+@pytest.fixture
+def open3d():
+    return pytest.importorskip("open3d", exc_type=ImportError)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"tilt": 1.0}, {"noise": 1e-4}, {"step": 0.03}, {"holes": 0.2}],
+    ids=["bumpy", "tilted", "noisy", "stepped", "holed"],
+)
+def test_planes_are_those_of_open3d(open3d, settings):
+    xyz = scan(150, **settings)
+    valid = xyz.any(axis=-1)
+    cloud = open3d.geometry.PointCloud(open3d.utility.Vector3dVector(xyz[valid].astype(float)))
     cloud.estimate_normals(open3d.geometry.KDTreeSearchParamKNN(30))
-    cloud.orient_normals_towards_camera_location(np.zeros(3))
-    expected = np.asarray(cloud.normals).reshape(height, width, 3)
-    cosine = np.sum(np.asarray(normals.estimate(jnp.array(xyz))) * expected, axis=-1)
-    # Away from the border, where a window is cut off and the nearest neighbours are not.
-    angle = np.degrees(np.arccos(np.clip(cosine[6:-6, 6:-6], -1, 1)))
-    assert np.median(angle) < 0.5
-    assert angle.max() < 2.0
+    theirs, ours = np.asarray(cloud.normals), normals.estimate(xyz)[valid]
+    apart = np.minimum(angles(ours, theirs), angles(ours, -theirs))
+    assert np.mean(apart < 0.1) >= 0.999
+
+
+@pytest.mark.parametrize("settings", [{}, {"tilt": 1.0}, {"noise": 1e-4}], ids=["bumpy", "tilted", "noisy"])
+def test_a_smooth_surface_has_the_signs_of_the_tangent_planes(open3d, settings):
+    xyz = scan(70, **settings)
+    theirs = normals_open3d.estimate(xyz)
+    assert theirs.dtype == np.float32
+    assert np.mean(angles(normals.estimate(xyz), theirs) < 0.1) >= 0.999
+
+
+def test_most_normals_face_the_camera_on_whichever_side_it_is(open3d):
+    for side in (1, -1):
+        xyz = scan(40) * np.array([1, 1, side], np.float32)
+        assert (np.sum(normals_open3d.estimate(xyz) * xyz, axis=-1) < 0).all()
+
+
+@pytest.mark.parametrize("invalid", [0.0, np.nan])
+def test_invalid_points_never_reach_open3d(open3d, invalid):
+    xyz = scan(40)
+    xyz[5:12, 8:30] = invalid
+    found = normals_open3d.estimate(xyz)
+    assert not found[5:12, 8:30].any()
+    known = xyz[..., 2] > 0
+    assert angles(found, normals.estimate(xyz))[known].max() < 1
+
+
+def test_too_few_points_have_no_normals(open3d):
+    xyz = np.zeros((6, 7, 3), np.float32)
+    assert not normals_open3d.estimate(xyz).any()
+    xyz[0, :3] = np.eye(3)
+    assert not normals_open3d.estimate(xyz).any()
+
+
+def test_a_cloud_that_open3d_cannot_orient_is_told(open3d):
+    xyz = np.stack([*np.mgrid[:10.0, :10.0], np.full((10, 10), 50.0)], axis=-1).astype(np.float32)
+    with pytest.raises(ValueError, match="in one plane.*use pirn_jax.geometry.normals"):
+        normals_open3d.estimate(xyz)
+
+
+def test_without_open3d_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "open3d", None)
+    with pytest.raises(ImportError, match=r'pip install "pirn_jax\[open3d\]".*libgomp1 libgl1 libegl1 libx11-6 libusb'):
+        normals_open3d.estimate(scan(10))

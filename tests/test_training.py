@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from pirn_jax.data.images import InputError
+from pirn_jax.data.problems import InputError
 from pirn_jax.method import Method
 from pirn_jax.pirn import Config, pirn
 from pirn_jax.protocol import episodes, parallel, scoring, training

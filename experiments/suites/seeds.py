@@ -16,8 +16,10 @@ from experiments.suites import timing
 from pirn_jax import cache, pirn, study
 from pirn_jax.data import mvtec3d, procedural
 from pirn_jax.encoders import pretrained
+from pirn_jax.inputs import Preparation
 from pirn_jax.protocol import episodes, training
 from pirn_jax.protocol.episodes import Run
+from pirn_jax.spec import Spec
 
 _RUNS, _SHOTS, _PATCHES, _CHANNELS = 10, 10, 256, 192
 _RECIPE = training.Recipe(epochs=10, learning_rate=1e-3, batch_size=4)
@@ -50,9 +52,8 @@ def _study(count: int) -> None:
     jax.config.update("jax_compilation_cache_dir", str(home / "xla"))
     splits = mvtec3d.read(procedural.ensure(home, categories=("knob",)), ("knob",))
     recipe = training.Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
-    spec = study.Spec(
-        "procedural", (_SHOTS,), count, "pirn", pirn.Config(), recipe, pretrained.load("random"), 224, 4.0
-    )
+    encoder = pretrained.load("random")
+    spec = Spec("procedural", (_SHOTS,), count, "pirn", pirn.Config(), recipe, encoder, Preparation(), 4.0)
     with tempfile.TemporaryDirectory() as directory:
         study.run(spec, splits, pathlib.Path(directory), _quiet)
 

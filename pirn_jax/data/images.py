@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import struct
+import tokenize
 import zlib
 from collections.abc import Iterator
 
@@ -10,9 +11,16 @@ import numpy as np
 import PIL.Image
 import tifffile
 
+from pirn_jax.data.problems import InputError
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _MASK_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
+
+_DEPTH_MODES = ("L", "I", "I;16", "I;16B")
+
+MOST_VALUES = 300_000_000
+"""Numbers in a scan beyond which a header is not believed: six times the largest scans of Real-IAD D3."""
 
 # What a decoder lets through of a damaged file differs with where the damage lies.
 _DAMAGE = (
@@ -26,13 +34,10 @@ _DAMAGE = (
     RuntimeError,
     EOFError,
     struct.error,
+    tokenize.TokenError,
     zlib.error,
     PIL.Image.DecompressionBombError,
 )
-
-
-class InputError(ValueError):
-    """Something is wrong with what the user gave; the message is one sentence that names it and the remedy."""
 
 
 def read_rgb(path: pathlib.Path) -> np.ndarray:
@@ -55,7 +60,7 @@ def read_size(path: pathlib.Path) -> tuple[int, int]:
     Raises:
       InputError: if the file cannot be read.
     """
-    with _decoding(path, "image"), PIL.Image.open(path) as image:
+    with decoding(path, "image"), PIL.Image.open(path) as image:
         return image.height, image.width
 
 
@@ -73,36 +78,131 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
     return np.any(pixels[..., :3] > 0, axis=2)
 
 
-def read_xyz(path: pathlib.Path) -> np.ndarray:
-    """Reads an organised point cloud from a TIFF as (h, w, 3) float32; invalid points are exactly zero.
+def read_xyz(path: pathlib.Path, nan_is_unseen: bool = False) -> np.ndarray:
+    """Reads an organised point cloud from a TIFF as (h, w, 3) float32; points that were not seen are exactly zero.
+
+    Args:
+      path: the file.
+      nan_is_unseen: takes NaN and infinity for points that were not seen.
 
     Raises:
-      InputError: if the file cannot be read, has another shape or type, holds NaN or infinity, or no valid point.
+      InputError: if the file cannot be read, has another shape or type, holds NaN or infinity that is not allowed for,
+        or no valid point.
     """
-    with _decoding(path, "TIFF"):
-        xyz = tifffile.imread(path)
-    if not xyz.size:
-        raise InputError(f"{path}: not a readable TIFF (no image in it); export it again")
+    xyz = _read_tiff(path)
     if xyz.ndim != 3 or xyz.shape[2] != 3 or xyz.dtype.kind != "f":
         raise InputError(f"{path}: shape {xyz.shape} of {xyz.dtype}; a scan is (height, width, 3) of float32, x y z")
-    invalid = int((~np.isfinite(xyz)).any(axis=2).sum())
-    if invalid:
-        raise InputError(f"{path}: {invalid} points are NaN or infinite; write points that were not seen as (0, 0, 0)")
+    return check_points(path, xyz, nan_is_unseen)
+
+
+def check_points(path: pathlib.Path, xyz: np.ndarray, nan_is_unseen: bool) -> np.ndarray:
+    """Points (h, w, 3) as float32, exactly zero where nothing was seen.
+
+    Args:
+      path: the file that they come from, for messages.
+      xyz: points as the file holds them.
+      nan_is_unseen: takes NaN and infinity for points that were not seen.
+
+    Raises:
+      InputError: if there is NaN or infinity that is not allowed for, or no valid point.
+    """
+    xyz = _as_float32(xyz)
+    invalid = ~np.isfinite(xyz).all(axis=2, keepdims=True)
+    if invalid.any() and not nan_is_unseen:
+        raise InputError(
+            f"{path}: {invalid.sum()} points are NaN or infinite; write points that were not seen as (0, 0, 0)"
+        )
+    xyz = np.where(invalid, np.float32(0), xyz) if invalid.any() else xyz
     if not xyz.any():
-        raise InputError(f"{path}: every point is (0, 0, 0); the scan holds nothing, remove the part or scan it again")
-    return xyz.astype(np.float32, copy=False)
+        raise InputError(f"{path}: no point was seen; the scan holds nothing, remove the part or scan it again")
+    return xyz
+
+
+def read_depth(path: pathlib.Path) -> np.ndarray:
+    """Reads a depth image, PNG, TIFF, EXR or NPY by its suffix, as (h, w) float32 in the file's own unit.
+
+    Raises:
+      InputError: if the file cannot be read or has more than one channel; an EXR may have others beside Z.
+    """
+    readers = {".png": _read_grey_png, ".exr": _read_exr, ".npy": _read_npy}
+    depth = readers.get(path.suffix.lower(), _read_tiff)(path)
+    if depth.ndim != 2 or depth.dtype.kind not in "uif" or not depth.size:
+        raise InputError(f"{path}: shape {depth.shape} of {depth.dtype}; a depth image is (height, width) of numbers")
+    return _as_float32(depth)
+
+
+def _as_float32(array: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):  # What float32 cannot hold becomes infinite.
+        return array.astype(np.float32, copy=False)
+
+
+def _read_grey_png(path: pathlib.Path) -> np.ndarray:
+    image = _open(path)
+    bits = _png_bit_depth(path)
+    # Pillow stretches 2 and 4 bits to 8, and a palette holds numbers of colours: both would be other depths.
+    if image.mode not in _DEPTH_MODES or bits not in (8, 16):
+        kind = f"{bits}-bit {image.mode} image" if bits else f"{image.format} under the name of a PNG"
+        raise InputError(f"{path}: a {kind}; save depth as a 16-bit greyscale PNG")
+    return np.asarray(image)
+
+
+def _read_npy(path: pathlib.Path) -> np.ndarray:
+    # As a memory map what the header claims is compared with the file's size; their product may overflow on the way.
+    with decoding(path, "NPY"), np.errstate(over="raise"):
+        return np.array(np.lib.format.open_memmap(path, mode="r"))
+
+
+def _read_exr(path: pathlib.Path) -> np.ndarray:
+    try:
+        import OpenEXR
+    except ImportError as error:
+        raise InputError(f'{path}: reading EXR needs a package; pip install "pirn_jax[exr]"') from error
+    with decoding(path, "EXR"):
+        with OpenEXR.File(str(path), header_only=True) as file:
+            low, high = (corner.astype(float) for corner in file.header()["dataWindow"])
+            _check_claim(path, int(np.prod(high - low + 1)))
+        with OpenEXR.File(str(path), separate_channels=True) as file:
+            channels = file.channels()
+            name = next(iter(channels)) if len(channels) == 1 else "Z"
+            if name not in channels:
+                raise InputError(f"{path}: channels {', '.join(sorted(channels))}; save one channel, or name depth Z")
+            return np.array(channels[name].pixels)
+
+
+def _read_tiff(path: pathlib.Path) -> np.ndarray:
+    with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        _check_claim(path, series.size)
+        plain = series.keyframe.compression == tifffile.COMPRESSION.NONE
+        if plain and series.nbytes > path.stat().st_size:
+            raise ValueError(f"{series.nbytes:,} bytes are claimed, the file has {path.stat().st_size:,}")
+        array = file.asarray()
+    if not array.size:
+        raise InputError(f"{path}: not a readable TIFF (no image in it); export it again")
+    return array
+
+
+def _check_claim(path: pathlib.Path, count: int) -> None:
+    if count > MOST_VALUES:
+        raise InputError(
+            f"{path}: its header claims {count:,} numbers, more than the {MOST_VALUES:,} that any scan needs; "
+            "export it again"
+        )
 
 
 def _open(path: pathlib.Path) -> PIL.Image.Image:
-    with _decoding(path, "image"), PIL.Image.open(path) as image:
+    with decoding(path, "image"), PIL.Image.open(path) as image:
         image.load()
         return image
 
 
 @contextlib.contextmanager
-def _decoding(path: pathlib.Path, kind: str) -> Iterator[None]:
+def decoding(path: pathlib.Path, kind: str) -> Iterator[None]:
+    """Turns what a decoder raises on a damaged file into an `InputError` that names the file and its kind."""
     try:
         yield
+    except InputError:
+        raise
     except _DAMAGE as error:
         raise InputError(f"{path}: not a readable {kind} ({error}); export it again") from error
 

@@ -1,37 +1,157 @@
-"""One part: where its files lie, what they hold, and whether they fit together."""
+"""One part: where it lies, what it holds, and whether that fits together."""
 
 import dataclasses
+import hashlib
 import pathlib
+from collections.abc import Iterable
+from typing import NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
 from pirn_jax.data import images
-from pirn_jax.data.images import InputError
+from pirn_jax.data.problems import InputError, Problems
+from pirn_jax.data.scans import NormalMap, Scan
 
 GOOD = "good"
+
+UNMARKED = "defective, but no mask says where: no pixel metrics for its category"
+"""What the user should know of such a part."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One part as arrays.
+
+    Attributes:
+      rgb: (h, w, 3) uint8.
+      xyz: (h', w', 3) float32, metres in the camera frame (x right, y down, z away from the camera); exactly zero
+        where the scanner saw nothing. None where the part has normals only.
+      normals: (h', w', 3) float32, the data set's own normals in the camera frame, zero where unknown; None where they
+        are to be computed from `xyz`.
+      gt: (h, w) bool, true on the defect; None where a defective part has no mask.
+
+    The geometry may have another size than the image where a data set's cameras differ; both show the same field.
+    """
+
+    rgb: np.ndarray
+    xyz: np.ndarray | None
+    normals: np.ndarray | None
+    gt: np.ndarray | None
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where a part comes from: files, or a prepared data set."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
+
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image, without reading all of it."""
+        ...
+
+    def digest(self) -> bytes:
+        """SHA-256 of the bytes that image and geometry are made from, and of how they are read."""
+        ...
+
+    def mask(self) -> tuple[str, np.ndarray] | None:
+        """Name and (h, w) bool of the ground truth; None where there is none to read."""
+        ...
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """`rgb`, `xyz` and `normals` of a `Sample`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """A part that lies in files of its own.
+
+    Attributes:
+      rgb: colour image.
+      scan: its geometry; None where only `normals` are there.
+      gt: mask of the defect; None where there is none to read.
+      normals: the data set's own normals, used instead of computed ones; None to compute them.
+      one_size: whether image and geometry need one size; otherwise both show the same field.
+    """
+
+    rgb: pathlib.Path
+    scan: Scan | None
+    gt: pathlib.Path | None = None
+    normals: NormalMap | None = None
+    one_size: bool = True
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return str(self.rgb)
+
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image, from its header.
+
+        Raises:
+          InputError: naming the file, if it cannot be read.
+        """
+        return images.read_size(self.rgb)
+
+    def digest(self) -> bytes:
+        """SHA-256 of the files' bytes and of how they are read.
+
+        Raises:
+          InputError: naming the file, if one cannot be read.
+        """
+        parts = [part for part in (self.scan, self.normals) if part is not None]
+        total = hashlib.sha256(_digest(self.rgb))
+        for part in parts:
+            how = dataclasses.replace(part, path=pathlib.Path())
+            total.update(_digest(part.path) + hashlib.sha256(repr(how).encode()).digest())
+        return total.digest()
+
+    def mask(self) -> tuple[str, np.ndarray] | None:
+        """Name and (h, w) bool of the ground truth.
+
+        Raises:
+          InputError: naming the file, if it cannot be used.
+        """
+        return None if self.gt is None else (str(self.gt), images.read_mask(self.gt))
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Reads image and geometry.
+
+        Raises:
+          InputError: naming the file, if one cannot be used or sizes disagree.
+        """
+        rgb = images.read_rgb(self.rgb)
+        return rgb, self._field(self.scan, rgb), self._field(self.normals, rgb)
+
+    def _field(self, part: Scan | NormalMap | None, rgb: np.ndarray) -> np.ndarray | None:
+        if part is None:
+            return None
+        field = part.read()
+        if self.one_size:
+            _check_size(str(part.path), field.shape, self.name, rgb.shape)
+        return field
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """Where one part lies on disk.
+    """One part of a data set.
 
     Attributes:
       category: kind of part.
       split: "train", "validation" or "test".
       defect: name of the defect, or "good".
       id: name of the part within its category, such as "test/dent/003".
-      rgb: colour image.
-      xyz: organised point cloud.
-      gt: mask of the defect, None where there is none to read.
+      source: where it comes from.
     """
 
     category: str
     split: str
     defect: str
     id: str
-    rgb: pathlib.Path
-    xyz: pathlib.Path
-    gt: pathlib.Path | None = None
+    source: Source
 
     @property
     def defective(self) -> bool:
@@ -48,59 +168,64 @@ class Splits:
     test: list[Record]
 
 
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """One part as arrays of one size.
+def tell_all(records: Iterable[Record], problems: Problems) -> NoReturn:
+    """Opens every part after something was found to be wrong, so that one run tells all that is.
 
-    Attributes:
-      rgb: (h, w, 3) uint8.
-      xyz: (h, w, 3) float32, metres in the camera frame; exactly zero where the scanner saw nothing.
-      gt: (h, w) bool, true on the defect.
+    Raises:
+      InputError: with all problems.
     """
-
-    rgb: np.ndarray
-    xyz: np.ndarray
-    gt: np.ndarray
+    for record in records:
+        with problems.collecting():
+            load(record)
+    problems.check()
+    raise AssertionError("called without a problem")
 
 
 def load(record: Record) -> Sample:
-    """Reads the files of one part and checks that they fit together.
+    """Reads one part and checks that what it holds fits together.
 
     Raises:
       InputError: naming the file, if one cannot be used or sizes disagree.
     """
-    rgb = images.read_rgb(record.rgb)
-    xyz = images.read_xyz(record.xyz)
-    _check_size(record.xyz, xyz, record.rgb, rgb)
-    return Sample(rgb, xyz, load_gt(record, rgb.shape[:2]))
+    rgb, xyz, normals = record.source.arrays()
+    return Sample(rgb, xyz, normals, load_gt(record, rgb.shape[:2]))
 
 
-def load_gt(record: Record, size: tuple[int, int]) -> np.ndarray:
-    """Reads the ground truth of one part, (h, w) bool; all false for a good part without a file.
+def load_gt(record: Record, size: tuple[int, int] | None = None) -> np.ndarray | None:
+    """Reads the ground truth of one part, (h, w) bool.
+
+    Without a mask it is all false for a good part, and None, unknown, for a defective one.
+
+    Args:
+      record: the part.
+      size: height and width of its image; by default they are looked up.
 
     Raises:
       InputError: naming the file, if it cannot be read, its size disagrees, or its content contradicts its folder.
     """
-    if record.gt is None:
-        return np.zeros(size, bool)
-    gt = images.read_mask(record.gt)
-    if gt.shape != size:
-        raise InputError(
-            f"{record.gt}: {gt.shape[1]}x{gt.shape[0]} pixels, but {record.rgb} has {size[1]}x{size[0]}; "
-            "the files of one part need one size"
-        )
+    size = size or record.source.size()
+    found = record.source.mask()
+    if found is None:
+        return None if record.defective else np.zeros(size, bool)
+    name, gt = found
+    _check_size(name, gt.shape, record.source.name, size)
     if record.defective and not gt.any():
-        raise InputError(f"{record.gt}: no pixel is marked, but the folder says {record.defect!r}; draw the defect")
+        raise InputError(f"{name}: no pixel is marked, but the folder says {record.defect!r}; draw the defect")
     if not record.defective and gt.any():
-        raise InputError(
-            f"{record.gt}: pixels are marked on a part in the folder {GOOD!r}; move the part or clear them"
-        )
+        raise InputError(f"{name}: pixels are marked on a part in the folder {GOOD!r}; move the part or clear them")
     return gt
 
 
-def _check_size(path: pathlib.Path, array: np.ndarray, other_path: pathlib.Path, other: np.ndarray) -> None:
-    if array.shape[:2] != other.shape[:2]:
+def _digest(path: pathlib.Path) -> bytes:
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
+
+
+def _check_size(name: str, shape: tuple[int, ...], other_name: str, other: tuple[int, ...]) -> None:
+    if shape[:2] != other[:2]:
         raise InputError(
-            f"{path}: {array.shape[1]}x{array.shape[0]} points, but {other_path} has "
-            f"{other.shape[1]}x{other.shape[0]} pixels; the files of one part need one size"
+            f"{name}: {shape[1]}x{shape[0]} pixels, but {other_name} has {other[1]}x{other[0]}; "
+            "the files of one part need one size"
         )

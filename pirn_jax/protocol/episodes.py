@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pirn_jax.data.images import InputError
+from pirn_jax.data.problems import InputError
 
 
 class Run(NamedTuple):

@@ -17,8 +17,7 @@ import orbax.checkpoint as ocp
 import tifffile
 
 from pirn_jax import atomic
-from pirn_jax.data import images
-from pirn_jax.data.images import InputError
+from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Record
 from pirn_jax.protocol.episodes import Run
 from pirn_jax.protocol.scoring import Maps
@@ -127,4 +126,4 @@ def save_maps(directory: pathlib.Path, run: Run, records: Sequence[Record], dist
     folder = directory / "maps" / str(run.shots) / run.category / f"seed-{run.seed}"
     for record, part in zip(records, distances, strict=True):
         with atomic.replacing(folder / f"{record.id}.tiff") as file:
-            tifffile.imwrite(file, maps.fused(part, images.read_size(record.rgb)).astype(np.float32))
+            tifffile.imwrite(file, maps.fused(part, record.source.size()).astype(np.float32))

@@ -1,0 +1,155 @@
+"""Scores anomaly maps that any program has saved, by the metrics of docs/metrics.md.
+
+    python -m experiments.evaluate --maps=DIR --dataset=mvtec3d --data_dir=DIR
+
+The map of a test part is <maps>/<category>/<id>.npy, .npz, .tiff or .png (16 bits), for example
+bagel/hole/003 of MVTec 3D-AD at <maps>/bagel/test/hole/003.tiff. Maps of experiments.fewshot are such maps: for 10
+shots, --maps=<its output>/maps/10. Prints a table for each category and writes evaluate.json to --output_dir. Exits
+with status 1 and a list of all that is wrong if a map is missing, left over, does not fit or holds NaN.
+"""
+
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+import pirn_jax
+from experiments import console, parts
+from pirn_jax.data import maps, sample
+from pirn_jax.data.problems import InputError, Problems
+from pirn_jax.data.sample import Record, Splits
+from pirn_jax.protocol import evaluation, metrics, peer_metrics
+from pirn_jax.protocol.evaluation import Evaluation, Group, Part, Settings
+from pirn_jax.report import archive
+
+_MAPS = flags.DEFINE_string("maps", None, "Folder of the maps, with one folder for each category.", required=True)
+_SEED = flags.DEFINE_integer("seed", None, "Whose maps to take where the maps of several seeds lie in seed-N/.")
+_METRICS = flags.DEFINE_enum("metrics", "exact", evaluation.FORMS, "All thresholds, or 100 as public codes take.")
+_LIMITS = flags.DEFINE_list("limits", [str(x) for x in metrics.LIMITS], "False positive rates that AUPRO ends at.")
+_RESOLUTION = flags.DEFINE_integer(
+    "resolution", None, "Longer side of resized maps and masks; default the image's, with --metrics=peer 224."
+)
+_OUTPUT = flags.DEFINE_string("output_dir", ".", "Folder that evaluate.json is written to.")
+
+
+def _settings() -> Settings:
+    resolution = _RESOLUTION.value
+    if resolution is None and _METRICS.value == "peer":
+        resolution = peer_metrics.RESOLUTION
+    try:
+        return Settings(_METRICS.value, tuple(map(float, _LIMITS.value)), resolution)
+    except ValueError as error:
+        raise InputError(f"--metrics, --limits, --resolution: {error}") from error
+
+
+def _part(record: Record, path: pathlib.Path) -> Part:
+    def load() -> tuple[np.ndarray, tuple[int, int], np.ndarray | None]:
+        size = record.source.size()
+        return maps.read(path), size, sample.load_gt(record, size)
+
+    return Part(str(path), record.defect, load)
+
+
+def _evaluate(splits: Mapping[str, Splits], settings: Settings, problems: Problems) -> Iterator[tuple[str, Evaluation]]:
+    """Evaluations by category; of categories with a problem there is none."""
+    for category, split in splits.items():
+        with problems.collecting():
+            if not split.test:
+                raise InputError(f"{category}: no test part; leave it out of --categories or add test parts")
+            paths = maps.find(pathlib.Path(_MAPS.value), category, split.test, _SEED.value, problems)
+            if not paths:
+                continue
+            some = [_part(record, path) for record, path in zip(split.test, paths, strict=True)]
+            with console.stage(category, 2 * len(some)) as advance:
+                found = evaluation.evaluate(some, settings, problems, advance)
+            if found is not None:
+                yield category, found
+
+
+def table(found: Evaluation) -> list[list[str]]:
+    """Rows of text: the heading, all defects, each kind, each size."""
+    names = list(found.all.values)
+    rows = [["", "parts", "regions", *names], ["all", *_cells(found.all, names)]]
+    rows += [[f"defect {name}", *_cells(group, names)] for name, group in found.defects.items()]
+    rows += [[f"size {name}", *_cells(group, names)] for name, group in found.sizes.items()]
+    return rows
+
+
+def _cells(group: Group, names: list[str]) -> list[str]:
+    values = [group.values.get(name) for name in names]
+    texts = [
+        "-" if value is None else f"{value:.4g}" if "threshold" in name else f"{value:.4f}"
+        for name, value in zip(names, values, strict=True)
+    ]
+    return [str(group.parts), "-" if group.regions is None else str(group.regions), *texts]
+
+
+def means(found: Mapping[str, Evaluation]) -> dict[str, float | None]:
+    """Mean of every metric but the thresholds over the categories where it is defined."""
+    tables = [of_category.all.values for of_category in found.values()]
+    names = [name for name in tables[0] if "threshold" not in name] if tables else []
+    defined = {name: [value for values in tables if (value := values[name]) is not None] for name in names}
+    return {name: float(np.mean(values)) if values else None for name, values in defined.items()}
+
+
+def _print(category: str, found: Evaluation, settings: Settings) -> None:
+    rows = table(found)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    print(f"{category}: {found.good_parts} good parts")
+    for row in rows:
+        print("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip())
+    for name, group in {"all": found.all, **found.defects, **found.sizes}.items():
+        for kind, reason in group.undefined.items():
+            print(f"{name}: {kind} metrics undefined: {reason}")
+    print("settings: " + "; ".join(f"{name} {value}" for name, value in settings.describe().items()) + "\n")
+
+
+def _run() -> int:
+    settings, problems, output = _settings(), Problems(), pathlib.Path(_OUTPUT.value)
+    # What cannot be written should be known before an hour of reading.
+    output.mkdir(parents=True, exist_ok=True)
+    splits = parts.find(problems)
+    found = {}
+    for category, of_category in _evaluate(splits, settings, problems):
+        found[category] = of_category
+        _print(category, of_category, settings)
+    if problems.found:
+        print(*(f"problem: {sentence}" for sentence in problems.found), sep="\n", file=sys.stderr)
+        print(f"error: {len(problems.found)} problems, evaluate.json is not written", file=sys.stderr)
+        return 1
+    mean = means(found)
+    print("mean over categories: " + ", ".join(f"{k} {'-' if v is None else f'{v:.4f}'}" for k, v in mean.items()))
+    result: dict[str, Any] = {
+        "schema": 1,
+        "pirn_jax": pirn_jax.__version__,
+        "dataset": parts.FLAGS.dataset,
+        "maps": _MAPS.value,
+        "settings": settings.describe(),
+        "categories": {category: of_category.as_json() for category, of_category in found.items()},
+        "mean": mean,
+    }
+    archive.write_json(output / "evaluate.json", result)
+    return 0
+
+
+def main(arguments: list[str]) -> None:
+    """Evaluates the maps."""
+    try:
+        if len(arguments) > 1:
+            raise InputError(f"{arguments[1]!r} is no flag; see --help")
+        sys.exit(_run())
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {where}{error.strerror or error}; check the disk and --output_dir")
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    app.run(main)

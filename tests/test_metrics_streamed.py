@@ -1,0 +1,225 @@
+"""Evaluation of maps that are loaded one by one: equal to the definitions, for all defects, each kind and each size."""
+
+import hypothesis
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from pirn_jax.data.problems import InputError, Problems
+from pirn_jax.protocol import evaluation, metrics, peer_metrics, pixels
+from pirn_jax.protocol.evaluation import Part, Settings
+from tests import reference
+
+FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def parts_of(maps, masks, defects):
+    def loader(scores, mask):
+        return lambda: (scores, scores.shape, mask)
+
+    rows = zip(maps, masks, defects, strict=True)
+    return [Part(f"map{i}", defect, loader(scores, mask)) for i, (scores, mask, defect) in enumerate(rows)]
+
+
+def evaluate(maps, masks, defects, settings=Settings()):  # noqa: B008
+    problems = Problems()
+    found = evaluation.evaluate(parts_of(maps, masks, defects), settings, problems)
+    problems.check()
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def category():
+    """Two good parts; dents of 1, 30 and 100 pixels of 2000, a scratch of exactly 1 %; scores with many ties."""
+    rng = np.random.default_rng(0)
+    masks = [np.zeros((40, 50), bool) for _ in range(5)]
+    masks[2][3, 4] = True
+    masks[2][10:15, 0:6] = True
+    masks[3][20, 10:30] = True
+    masks[4][30:40, 40:50] = True
+    maps = [np.round(rng.normal(size=mask.shape) + 1.5 * mask, 1).astype(np.float32) for mask in masks]
+    return maps, masks, ["good", "good", "dent", "scratch", "dent"]
+
+
+def expected_of(maps, masks, marked):
+    """The definitions; defective pixels that are not marked count neither as found nor as false."""
+    kept = [~mask | mark for mask, mark in zip(masks, marked, strict=True)]
+    scores = np.concatenate([m[k] for m, k in zip(maps, kept, strict=True)])
+    labels = np.concatenate([m[k] for m, k in zip(marked, kept, strict=True)])
+    f1, threshold = reference.f1_max(scores, labels)
+    values = {
+        "pixel_auroc": roc_auc_score(labels, scores),
+        "pixel_ap": reference.average_precision(scores, labels),
+        "pixel_f1": f1,
+        "pixel_f1_threshold": threshold,
+    }
+    # Left out pixels: below every threshold that matters, and in no region.
+    hidden = [np.where(k, m, -1e9) for m, k in zip(maps, kept, strict=True)]
+    share = sum((~k).sum() for k in kept) / sum((~mark).sum() for mark in marked)
+    for limit in metrics.LIMITS:
+        # They swell the number of good pixels: the limit shrinks by as much.
+        values[metrics.aupro_name(limit)] = reference.aupro(hidden, marked, limit * (1 - share))
+    return values
+
+
+@pytest.mark.parametrize("batch", [1, 5000, 1 << 24])
+def test_all_each_kind_and_each_size_are_the_definitions(category, batch, monkeypatch):
+    monkeypatch.setattr(pixels, "_BATCH", batch)
+    maps, masks, defects = category
+    found = evaluate(*category)
+    no = [np.zeros_like(mask) for mask in masks]
+    dents = [no[0], no[1], masks[2], no[3], masks[4]]
+    scratches = [no[0], no[1], no[2], masks[3], no[4]]
+    dot = [mask.copy() for mask in no]
+    dot[2][3, 4] = True
+    large = [mask.copy() for mask in dents]
+    large[2][3, 4] = False
+    for group, marked, regions in (
+        (found.all, masks, 4),
+        (found.defects["dent"], dents, 3),
+        (found.defects["scratch"], scratches, 1),
+        (found.sizes["small"], dot, 1),
+        (found.sizes["medium"], scratches, 1),
+        (found.sizes["large"], large, 2),
+    ):
+        expected = expected_of(maps, masks, marked)
+        np.testing.assert_allclose([group.values[name] for name in expected], list(expected.values()), atol=1e-7)
+        assert group.regions == regions
+        assert group.undefined == {}
+    assert [found.sizes[name].parts for name in evaluation.SIZES] == [1, 1, 2]
+    assert (found.good_parts, found.all.parts, found.defects["dent"].parts) == (2, 3, 2)
+    highest = np.array([m.max() for m in maps])
+    for group, chosen in ((found.all, [2, 3, 4]), (found.defects["dent"], [2, 4]), (found.defects["scratch"], [3])):
+        rows = [0, 1, *chosen]
+        labels = np.array([0, 0] + [1] * len(chosen), bool)
+        np.testing.assert_allclose(group.values["image_auroc"], reference.auroc(highest[rows], labels))
+        np.testing.assert_allclose(group.values["image_ap"], reference.average_precision(highest[rows], labels))
+        assert (group.values["image_f1"], group.values["image_f1_threshold"]) == pytest.approx(
+            reference.f1_max(highest[rows], labels)
+        )
+
+
+def test_the_whole_is_the_mean_over_regions_of_the_kinds_and_of_the_sizes(category):
+    found = evaluate(*category)
+    for groups in (found.defects, found.sizes):
+        for name in ("aupro_30", "aupro_01"):
+            whole = sum(group.values[name] * group.regions for group in groups.values()) / found.all.regions
+            np.testing.assert_allclose(found.all.values[name], whole, atol=1e-12)
+
+
+def test_streaming_equals_what_the_study_measures(category):
+    maps, masks, defects = category
+    at_once = metrics.evaluate(maps, np.array(defects) != "good", metrics.prepare_truth(masks))
+    streamed = evaluate(*category).all.values
+    assert at_once.keys() == streamed.keys()
+    for name, value in at_once.items():
+        np.testing.assert_allclose(streamed[name], value, atol=1e-12)
+
+
+def test_the_order_of_parts_does_not_count(category):
+    turned = evaluate(*(list(reversed(column)) for column in category))
+    for name, value in evaluate(*category).all.values.items():
+        np.testing.assert_allclose(turned.all.values[name], value, atol=1e-12)
+
+
+@hypothesis.given(hnp.arrays(np.float32, st.integers(1, 60), elements=FLOATS | st.sampled_from([0.0, -0.0, 1.0])))
+@hypothesis.settings(deadline=None, max_examples=60)
+def test_order_statistics_are_those_of_the_sorted_numbers(scores):
+    statistics = peer_metrics.OrderStatistics()
+    ranks = np.unique(np.linspace(0, len(scores) - 1, 7, dtype=int))
+    for piece in np.array_split(scores, 3):
+        statistics.count(piece)
+    statistics.choose(ranks)
+    for piece in np.array_split(scores, 2):
+        statistics.refine(piece)
+    np.testing.assert_array_equal(statistics.values(), np.sort(scores)[ranks])
+
+
+def test_the_peer_form_has_100_thresholds(category):
+    maps, masks, _ = category
+    found = evaluate(*category, Settings("peer")).all.values
+    exact = evaluate(*category).all.values
+    for limit in metrics.LIMITS:
+        name = metrics.aupro_name(limit)
+        np.testing.assert_allclose(found[name], reference.peer_aupro(maps, masks, limit), atol=1e-12)
+    assert abs(found["aupro_30"] - exact["aupro_30"]) < 0.02
+    assert found["aupro_01"] != pytest.approx(exact["aupro_01"], abs=1e-3)
+    assert {name: found[name] for name in metrics.PIXEL_NAMES} == {name: exact[name] for name in metrics.PIXEL_NAMES}
+
+
+def test_maps_are_resized_bilinearly_and_masks_to_the_nearest_pixel(category):
+    maps, masks, defects = category
+    small = (32, 40)
+    rows, columns = (reference.bilinear_weights(out, size) for out, size in zip(small, (40, 50), strict=True))
+    resized = [(rows @ m @ columns.T).astype(np.float32) for m in maps]
+    nearest = np.ix_(*([int((i + 0.5) * 1.25) for i in range(out)] for out in small))
+    expected = evaluate(resized, [mask[nearest] for mask in masks], defects)
+    found = evaluate(*category, Settings(resolution=40))
+    for name, value in expected.all.values.items():
+        np.testing.assert_allclose(found.all.values[name], value, rtol=1e-6)
+    assert found.all.values["pixel_auroc"] != evaluate(*category).all.values["pixel_auroc"]
+
+
+def test_a_missing_mask_leaves_image_metrics_and_a_reason(category):
+    maps, masks, defects = category
+    found = evaluate(maps, [*masks[:4], None], defects)
+    assert found.all.values["image_auroc"] is not None
+    assert found.all.values["aupro_30"] is found.defects["scratch"].values["pixel_ap"] is None
+    assert "map4" in found.all.undefined["pixel"]
+    assert found.all.regions is None
+
+
+def test_what_is_not_there_is_none_with_a_reason(category):
+    maps, masks, defects = category
+    only_good = evaluate(maps[:2], masks[:2], defects[:2])
+    assert set(only_good.all.values.values()) == {None}
+    assert set(only_good.all.undefined) == {"image", "pixel"}
+    only_bad = evaluate(maps[2:], masks[2:], defects[2:])
+    assert only_bad.all.values["image_auroc"] is None
+    assert only_bad.all.values["aupro_30"] is not None
+    assert only_bad.all.undefined == {"image": "no good part in the test set"}
+    no_large = evaluate(maps[:4], [*masks[:2], masks[2] & (np.arange(40) < 5)[:, None], masks[3]], defects[:4])
+    assert set(no_large.sizes["large"].values.values()) == {None}
+    assert "pixel" in no_large.sizes["large"].undefined
+
+
+def test_all_that_is_wrong_with_maps_is_told_at_once(category):
+    maps, masks, defects = category
+    maps[1] = maps[1][:-1]
+    maps[3] = maps[3].copy()
+    maps[3][0, :2] = np.nan
+    parts = parts_of(maps, masks, defects)
+    parts[1] = parts[1]._replace(load=lambda: (maps[1], (40, 50), masks[1]))
+    problems = Problems()
+    assert evaluation.evaluate(parts, Settings(), problems) is None
+    assert [sentence.split(":")[0] for sentence in problems.found] == ["map1", "map3"]
+    assert "50x39" in problems.found[0]
+    assert "2 of 2000" in problems.found[1]
+
+
+def test_a_map_of_another_aspect_is_not_stretched(category):
+    maps, masks, _ = category
+    part = Part("map", "good", lambda: (maps[0][:20, :20], (40, 50), masks[0]))
+    with pytest.raises(InputError, match="aspect"):
+        evaluation.load(part, Settings(resolution=20))
+    half = Part("map", "good", lambda: (maps[0][::2, ::2], (40, 50), masks[0]))
+    assert evaluation.load(half, Settings(resolution=10))[0].shape == (8, 10)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("fast",), ("exact", ()), ("exact", (0.3, 0.0)), ("exact", (2.0,)), ("exact", (0.3,), 0)]
+)
+def test_impossible_settings_are_refused(arguments):
+    with pytest.raises(ValueError, match="unknown|limits|resolution"):
+        Settings(*arguments)
+
+
+def test_settings_tell_the_two_forms_apart():
+    exact, peer = Settings().describe(), Settings("peer", (0.3,), 224).describe()
+    assert exact.keys() == peer.keys()
+    assert {name for name in exact if exact[name] != peer[name]} == {
+        *("form", "resolution", "resizing", "limits", "thresholds", "ties")
+    }

@@ -1,0 +1,85 @@
+"""Prepares what the encoder sees of a whole data set, foreground and surface normals, in parallel processes.
+
+    python -m tools.prepare_normals --dataset=mvtec3d --data_dir=DIR --workers=8 --png_dir=normals
+
+Studies with the same flags find the result in the cache. What is there already is skipped, so an interrupted command
+continues; parts that cannot be used are listed at the end and stop nothing. --png_dir also writes the normals at full
+resolution as PNG: x right is red, y up is green, towards the camera is blue, and black is unknown.
+"""
+
+import functools
+import os
+import pathlib
+import sys
+
+import numpy as np
+import PIL.Image
+from absl import app, flags
+
+from experiments import parts
+from pirn_jax import atomic, cache, inputs
+from pirn_jax.data import sample
+from pirn_jax.data.problems import InputError, Problems
+from pirn_jax.data.sample import Record
+from pirn_jax.geometry import normal_images
+from pirn_jax.inputs import Noted, Preparation
+from tools import workers
+
+_WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Number of processes.", lower_bound=1)
+_PNG = flags.DEFINE_string("png_dir", None, "Where normals go as PNG, at <category>/<id>.png; by default nowhere.")
+
+
+def prepare(record: Record, preparation: Preparation, home: pathlib.Path, png_dir: pathlib.Path | None) -> str | None:
+    """Prepares one part.
+
+    Returns:
+      What the user should know of it, empty if nothing; None if all was there already.
+
+    Raises:
+      InputError: naming the part, if it cannot be used.
+    """
+    problems = Problems()
+    (name,) = inputs.identify([record], preparation, problems)
+    problems.check()
+    path = inputs.cached_path(home, "inputs", name)
+    png = None if png_dir is None else png_dir / record.category / f"{record.id}.png"
+    if inputs.load_cached(path) is not None and (png is None or png.exists()):
+        return None
+    part = sample.load(record)
+    seen = inputs.geometry(part, preparation)
+    inputs.save_cached(path, Noted(inputs.network_input(part.rgb, seen, preparation.size), seen.note))
+    if png is not None:
+        with atomic.replacing(png) as file:
+            PIL.Image.fromarray(normal_images.to_image(np.asarray(seen.normals))).save(file, format="PNG")
+    return seen.note
+
+
+def _run() -> int:
+    problems = Problems()
+    preparation, splits = parts.preparation(), parts.find(problems)
+    records = parts.every(splits)
+    png_dir = None if _PNG.value is None else pathlib.Path(_PNG.value)
+    work = functools.partial(prepare, preparation=preparation, home=cache.cache_directory(), png_dir=png_dir)
+    notes = workers.over_parts(work, records, _WORKERS.value, "foreground and normals", problems)
+    for sentence in inputs.summarise(records, [note or "" for note in notes]):
+        print(f"note: {sentence}")
+    for sentence in problems.found:
+        print(f"problem: {sentence}")
+    print(f"{len(records)} parts with image and scan; {len(problems.found)} problems")
+    return 1 if problems.found else 0
+
+
+def main(arguments: list[str]) -> None:
+    """Prepares the data set; exits with status 1 if a part could not be."""
+    del arguments
+    try:
+        sys.exit(_run())
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues where this one stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    app.run(main)
