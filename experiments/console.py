@@ -1,11 +1,14 @@
-"""Progress: a bar where a person watches, and everywhere one line for each finished stage."""
+"""What a command shows: progress while it works, and one sentence instead of a traceback if something is wrong."""
 
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 from tqdm import tqdm
+
+from pirn_jax.data.problems import InputError
 
 
 @contextlib.contextmanager
@@ -30,3 +33,34 @@ def stage(title: str, total: int) -> Iterator[Callable[..., None]]:
 
         yield advance
     print(f"{title}: {time.perf_counter() - begin:.1f} s", file=sys.stderr)
+
+
+def run(
+    command: Callable[[], int | None],
+    arguments: Sequence[str],
+    *,
+    places: str,
+    interrupted: str = "interrupted",
+    refusals: tuple[type[Exception], ...] = (InputError,),
+) -> NoReturn:
+    """Runs a command that takes flags only, and ends the process.
+
+    Args:
+      command: does the work and returns the exit status, None for 0.
+      arguments: of the command line, its name first.
+      places: what to check if the system refuses to read or write, such as "--output_dir".
+      interrupted: what to say after Ctrl-C, which exits with status 130.
+      refusals: exceptions whose message is the sentence for the user, with status 1.
+    """
+    try:
+        if len(arguments) > 1:
+            raise InputError(f"{arguments[1]!r} is no flag; see --help")
+        sys.exit(command())
+    except refusals as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {where}{error.strerror or error}; check the disk and {places}")
+    except KeyboardInterrupt:
+        print(f"\n{interrupted}", file=sys.stderr)
+        sys.exit(130)

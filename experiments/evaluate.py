@@ -136,19 +136,8 @@ def _run() -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """Evaluates the maps."""
-    try:
-        if len(arguments) > 1:
-            raise InputError(f"{arguments[1]!r} is no flag; see --help")
-        sys.exit(_run())
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"error: {where}{error.strerror or error}; check the disk and --output_dir")
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+    """Evaluates the maps; exits with status 1 if something is wrong with them."""
+    console.run(_run, arguments, places="--output_dir")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ interrupted study.
 import dataclasses
 import math
 import pathlib
-import sys
 
 import jax
 from absl import app, flags, logging
@@ -148,18 +147,13 @@ def _run() -> None:
 
 def main(arguments: list[str]) -> None:
     """Runs the study; exits with status 1 and one sentence if something is wrong with what the user gave."""
-    try:
-        if len(arguments) > 1:
-            raise InputError(f"{arguments[1]!r} is no flag; see --help")
-        _run()
-    except (InputError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"error: {where}{error.strerror or error}; check the disk, --output_dir and PIRN_CACHE")
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues after the last finished group of runs", file=sys.stderr)
-        sys.exit(130)
+    console.run(
+        _run,
+        arguments,
+        places="--output_dir and PIRN_CACHE",
+        interrupted="interrupted; the same command continues after the last finished group of runs",
+        refusals=(InputError, FloatingPointError),
+    )
 
 
 if __name__ == "__main__":

@@ -100,10 +100,9 @@ def run(
         good = {c: [splits[c].train[i] for i in indices[c]] for c in splits}
         records = [record for c in splits for record in (*good[c], *splits[c].test)]
         with stage("reading files", len(records)) as advance:
-            names, masks, unmarked = _identify(spec, records)
+            names, masks, unmarked = _identify(spec, records, advance)
             episode_ids = [f"{run} {[splits[run.category].train[i].id for i in drawn[run]]}" for run in runs]
             settings = describe(spec, list(splits), [*names, *masks, *episode_ids])
-            advance(len(records))
         archive.check(output, settings)
         with stage("normals and features", len(records)) as advance:
             values, notes = features.extract(
@@ -124,19 +123,22 @@ def run(
     return _results(work, groups), groups
 
 
-def _identify(spec: Spec, records: Sequence[Record]) -> tuple[list[str], list[str], list[str]]:
+def _identify(
+    spec: Spec, records: Sequence[Record], advance: Callable[[int], None]
+) -> tuple[list[str], list[str], list[str]]:
     """Names of the parts' inputs, digests of their ground truth, and what the user should know of that.
 
     What cannot be used is found before anything is computed, and all of it is told at once.
     """
-    problems, masks, notes = Problems(), [], []
-    names = inputs.identify(records, spec.preparation, problems)
+    problems, names, masks, notes = Problems(), [], [], []
     for part in records:
+        names += inputs.identify([part], spec.preparation, problems)
         mask = None
         with problems.collecting():
             mask = sample.load_gt(part)
         masks.append("none" if mask is None else hashlib.sha256(np.packbits(mask).tobytes()).hexdigest())
         notes.append(sample.UNMARKED if mask is None else "")
+        advance(1)
     if problems.found:
         sample.tell_all((part for part, name in zip(records, names, strict=True) if name), problems)
     return names, masks, notes

@@ -73,7 +73,7 @@ def written(path: pathlib.Path, content: bytes) -> pathlib.Path:
     return path
 
 
-def refused(path: pathlib.Path, *fragments: str, like: pathlib.Path | None = None) -> None:
+def assert_refused(path: pathlib.Path, *fragments: str, like: pathlib.Path | None = None) -> None:
     with pytest.raises(InputError) as error:
         clouds.read(path, nan_is_unseen=True, like=like)
     message = str(error.value)
@@ -169,7 +169,7 @@ def test_what_open3d_writes_is_read_with_the_size_of_the_image(tmp_path, suffix,
     like = tmp_path / "a.png"
     PIL.Image.new("RGB", (60, 40)).save(like)
     np.testing.assert_allclose(clouds.read(path, like=like), points, rtol=1e-6)
-    refused(path, "2400 points", "organised")
+    assert_refused(path, "2400 points", "organised")
     if suffix == "pcd":
         path.write_bytes(path.read_bytes().replace(b"WIDTH 2400\nHEIGHT 1\n", b"WIDTH 60\nHEIGHT 40\n"))
         np.testing.assert_allclose(clouds.read(path), points, rtol=1e-6)
@@ -183,22 +183,22 @@ def test_nan_is_refused_unless_it_stands_for_a_hole(tmp_path, points):
 
 def test_a_cloud_of_nothing_is_refused(tmp_path, points):
     for i, value in enumerate((np.nan, 0.0)):
-        refused(written(tmp_path / f"{i}.pcd", pcd(np.full_like(points, value))), "no point was seen")
+        assert_refused(written(tmp_path / f"{i}.pcd", pcd(np.full_like(points, value))), "no point was seen")
 
 
 @pytest.mark.parametrize("suffix", ["ply", "pcd"])
 def test_a_cloud_without_a_grid_is_refused_with_what_to_export(tmp_path, points, suffix):
     content = ply(points) if suffix == "ply" else pcd(points, size=(1, 12))
     path = written(tmp_path / f"a.{suffix}", content)
-    refused(path, "12 points", "row by row")
+    assert_refused(path, "12 points", "row by row")
     like = tmp_path / "a.png"
     PIL.Image.new("RGB", (4, 4)).save(like)
-    refused(path, "12 points, not a grid of 4x4", "row by row", like=like)
+    assert_refused(path, "12 points, not a grid of 4x4", "row by row", like=like)
 
 
 def test_rows_and_columns_that_do_not_match_the_points_do_not_count(tmp_path, points):
     path = written(tmp_path / "a.ply", ply(points, notes=("obj_info num_cols 5", "obj_info num_rows 5")))
-    refused(path, "12 points, not a grid of 5x5")
+    assert_refused(path, "12 points, not a grid of 5x5")
     PIL.Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "a.png")
     assert clouds.read(path, True, tmp_path / "a.png").shape == (HEIGHT, WIDTH, 3)
 
@@ -223,7 +223,7 @@ def test_rows_and_columns_that_do_not_match_the_points_do_not_count(tmp_path, po
 def test_a_ply_with_an_unusable_header_is_refused(tmp_path, points, old, new, fragment):
     content = ply(points)
     assert old in content
-    refused(written(tmp_path / "a.ply", content.replace(old, new)), "not a readable PLY", fragment)
+    assert_refused(written(tmp_path / "a.ply", content.replace(old, new)), "not a readable PLY", fragment)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_ply_with_an_unusable_header_is_refused(tmp_path, points, old, new, fr
 def test_a_pcd_with_an_unusable_header_is_refused(tmp_path, points, old, new, fragment):
     content = pcd(points)
     assert old in content
-    refused(written(tmp_path / "a.pcd", content.replace(old, new)), "not a readable PCD", fragment)
+    assert_refused(written(tmp_path / "a.pcd", content.replace(old, new)), "not a readable PCD", fragment)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_compressed_pcd_whose_bytes_do_not_add_up_is_refused(tmp_path, packed,
     header = b"FIELDS x y z\nSIZE 4 4 4\nTYPE F F F\nWIDTH 4\nHEIGHT 3\nDATA binary_compressed\n"
     path = written(tmp_path / "a.pcd", header + struct.pack("<II", len(packed), unpacked) + packed)
     tracemalloc.start()
-    refused(path, "not a readable PCD", fragment)
+    assert_refused(path, "not a readable PCD", fragment)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10**7
@@ -284,7 +284,7 @@ def test_a_header_that_claims_gigabytes_takes_no_memory(tmp_path):
     }
     tracemalloc.start()
     for form, body in bodies.items():
-        refused(written(tmp_path / f"{form}.pcd", f"{header}{form}\n".encode() + body), "claimed")
+        assert_refused(written(tmp_path / f"{form}.pcd", f"{header}{form}\n".encode() + body), "claimed")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10**7
@@ -293,9 +293,9 @@ def test_a_header_that_claims_gigabytes_takes_no_memory(tmp_path):
 @pytest.mark.parametrize("suffix", ["ply", "pcd"])
 def test_empty_missing_and_foreign_files_are_refused(tmp_path, suffix):
     path = tmp_path / f"Prüfling 7.{suffix}"
-    refused(path, "No such file")
+    assert_refused(path, "No such file")
     for content in (b"", b"ply\n", b"This is a note, not a cloud.\n" * 40, b"\0" * 500):
-        refused(written(path, content), "not a readable", "export it again")
+        assert_refused(written(path, content), "not a readable", "export it again")
 
 
 @pytest.fixture(scope="module")
@@ -325,7 +325,7 @@ def test_every_truncation_is_refused(whole, name):
     content = contents[name]
     # The last number of a text may lose digits unseen.
     for length in range(content.rindex(b" ") if "text" in name else len(content)):
-        refused(written(folder / f"cut_{name}", content[:length]), "export it again")
+        assert_refused(written(folder / f"cut_{name}", content[:length]), "export it again")
 
 
 @hypothesis.settings(max_examples=300, deadline=None, derandomize=True)

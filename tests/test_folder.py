@@ -56,7 +56,7 @@ def ids(records: list[sample.Record]) -> list[str]:
     return [record.id for record in records]
 
 
-def refused(root: pathlib.Path, named: pathlib.Path, *fragments: str, **arguments) -> None:
+def assert_refused(root: pathlib.Path, named: pathlib.Path, *fragments: str, **arguments) -> None:
     with pytest.raises(InputError) as error:
         folder.read(root, **arguments)
     message = str(error.value)
@@ -117,7 +117,7 @@ def test_the_last_fifth_of_the_good_parts_is_tested_where_none_are_set_apart(tmp
 def test_a_single_good_part_is_refused_unless_others_are_there_to_test(tmp_path):
     home = tmp_path / "bolt"
     write_parts(home / "good", 1)
-    refused(home, home / "good", "add good parts")
+    assert_refused(home, home / "good", "add good parts")
     write_parts(home / "good_test", 1)
     assert len(folder.read(home)["bolt"].train) == 1
 
@@ -191,15 +191,15 @@ def test_names_with_spaces_dots_and_other_scripts(tmp_path):
 
 
 def test_a_folder_that_is_missing_or_holds_no_category_is_refused(tmp_path):
-    refused(tmp_path / "none", tmp_path / "none", "no such folder")
+    assert_refused(tmp_path / "none", tmp_path / "none", "no such folder")
     (tmp_path / "docs").mkdir()
-    refused(tmp_path, tmp_path, "no category", "good/rgb")
+    assert_refused(tmp_path, tmp_path, "no category", "good/rgb")
 
 
 def test_an_unknown_category_is_refused_with_those_there_are(tmp_path):
     home = write_category(tmp_path / "bolt")
-    refused(home, home, "no category screw", "bolt", categories=["screw", "bolt"])
-    refused(tmp_path, tmp_path, "no category screw", "bolt", categories=["screw", "bolt"])
+    assert_refused(home, home, "no category screw", "bolt", categories=["screw", "bolt"])
+    assert_refused(tmp_path, tmp_path, "no category screw", "bolt", categories=["screw", "bolt"])
 
 
 @pytest.mark.parametrize(
@@ -217,13 +217,13 @@ def test_a_file_without_its_partner_is_refused(tmp_path, gone, named):
     if gone == "good_test/xyz/000.tiff":
         write_parts(home / "good_test", 2)
     (home / gone).unlink()
-    refused(home, home / named, str(home / gone), "add it or remove this file")
+    assert_refused(home, home / named, str(home / gone), "add it or remove this file")
 
 
 def test_a_mask_without_its_part_is_refused(tmp_path):
     home = write_category(tmp_path / "bolt")
     shutil.copy(home / "dent/gt/000.png", home / "dent/gt/009.png")
-    refused(home, home / "dent/gt/009.png", str(home / "dent/rgb/009.png"))
+    assert_refused(home, home / "dent/gt/009.png", str(home / "dent/rgb/009.png"))
 
 
 @pytest.mark.parametrize("place", ["good", "good_test", "scratch"])
@@ -231,12 +231,12 @@ def test_a_folder_without_parts_or_with_two_kinds_of_scans_is_refused(tmp_path, 
     home = write_category(tmp_path / "bolt")
     write_parts(home / "good_test", 2)
     (home / place / "cloud").mkdir()
-    refused(home, home / place, "xyz/ and cloud/ in it", "under one of xyz/, depth/, cloud/")
+    assert_refused(home, home / place, "xyz/ and cloud/ in it", "under one of xyz/, depth/, cloud/")
     shutil.rmtree(home / place / "cloud")
     shutil.rmtree(home / place / "xyz")
-    refused(home, home / place, "no scans in it", "under one of xyz/, depth/, cloud/")
+    assert_refused(home, home / place, "no scans in it", "under one of xyz/, depth/, cloud/")
     shutil.rmtree(home / place / "rgb")
-    refused(home, home / place, "no part in it", "<name>.png under rgb/")
+    assert_refused(home, home / place, "no part in it", "<name>.png under rgb/")
 
 
 def test_all_problems_are_told_in_one_run(tmp_path):
@@ -252,9 +252,9 @@ def test_all_problems_are_told_in_one_run(tmp_path):
 
 def test_depth_without_a_camera_is_refused_with_the_lines_to_write(tmp_path):
     home = write_category(tmp_path / "bolt", "depth")
-    refused(home, home / "dataset.toml", "[depth]", "scale = 0.001", "fx = 900.0", "fy = 900.0")
+    assert_refused(home, home / "dataset.toml", "[depth]", "scale = 0.001", "fx = 900.0", "fy = 900.0")
     (home / "dataset.toml").write_text("[xyz]\nunit = 1\n")
-    refused(home, home / "dataset.toml", "[depth]")
+    assert_refused(home, home / "dataset.toml", "[depth]")
     with pytest.raises(InputError) as error:
         folder.read(home)
     lines = str(error.value).split(":\n")[1]
@@ -287,14 +287,14 @@ def test_depth_without_a_camera_is_refused_with_the_lines_to_write(tmp_path):
 def test_an_unusable_dataset_toml_is_refused(tmp_path, content, fragments):
     home = write_category(tmp_path / "bolt")
     (home / "dataset.toml").write_text(content)
-    refused(home, home / "dataset.toml", *fragments)
-    refused(tmp_path, home / "dataset.toml", *fragments)
+    assert_refused(home, home / "dataset.toml", *fragments)
+    assert_refused(tmp_path, home / "dataset.toml", *fragments)
 
 
 def test_a_dataset_toml_in_another_encoding_is_refused(tmp_path):
     home = write_category(tmp_path / "bolt")
     (home / "dataset.toml").write_bytes("# größe\n".encode("latin-1"))
-    refused(home, home / "dataset.toml", "not TOML")
+    assert_refused(home, home / "dataset.toml", "not TOML")
 
 
 def test_a_principal_point_outside_the_image_or_at_zero_is_taken_as_it_is(tmp_path):

@@ -60,14 +60,14 @@ def punched(xyz: np.ndarray, unseen: ArrayLike) -> np.ndarray:
     return np.where(np.asarray(unseen)[..., None], 0, xyz).astype(np.float32)
 
 
-def check(found: foreground.Foreground, points: ArrayLike, region: ArrayLike | None = None) -> None:
+def assert_mask(found: foreground.Foreground, points: ArrayLike, region: ArrayLike | None = None) -> None:
     """The mask is the expected one, all pixels of it, and there is nothing to complain of."""
     assert found.note == ""
     np.testing.assert_array_equal(found.points, points)
     np.testing.assert_array_equal(found.region, points if region is None else region)
 
 
-def check_left_whole(xyz: np.ndarray, *words: str) -> None:
+def assert_left_whole(xyz: np.ndarray, *words: str) -> None:
     found = foreground.find(xyz)
     for word in words:
         assert word in found.note
@@ -78,7 +78,7 @@ def check_left_whole(xyz: np.ndarray, *words: str) -> None:
 
 @pytest.mark.parametrize("turn", [(0, 0, 0), (30, 0, 0), (-20, 35, 10), (0, 180, 45)])
 def test_what_is_farther_from_the_plane_than_the_tolerance_is_kept(turn):
-    check(foreground.find(cloud(dome(), turn)), dome() > TOLERANCE)
+    assert_mask(foreground.find(cloud(dome(), turn)), dome() > TOLERANCE)
 
 
 def test_noise_of_a_millimetre_changes_the_rim_only():
@@ -89,7 +89,7 @@ def test_noise_of_a_millimetre_changes_the_rim_only():
 
 
 def test_what_lies_behind_the_plane_is_kept():
-    check(foreground.find(cloud(-dome())), dome() > TOLERANCE)
+    assert_mask(foreground.find(cloud(-dome())), dome() > TOLERANCE)
 
 
 def test_tolerance_and_reach_are_the_only_lengths():
@@ -106,8 +106,8 @@ def test_tolerance_and_reach_are_the_only_lengths():
 def test_a_smaller_tolerance_keeps_a_flatter_part():
     part = disc(0.03)
     xyz = cloud(0.004 * part)
-    check(foreground.find(xyz, tolerance=0.003), part)
-    check_left_whole(xyz, "less than 1 %")
+    assert_mask(foreground.find(xyz, tolerance=0.003), part)
+    assert_left_whole(xyz, "less than 1 %")
 
 
 @pytest.mark.parametrize("length", [0.0, -0.005, float("nan")])
@@ -125,27 +125,27 @@ def test_a_part_across_the_border_leaves_the_plane_to_be_found_while_that_holds_
     # A ripple of 20 mm, so that no plane fits the part.
     xyz = cloud(np.where(part, 0.03 + 0.01 * np.sin(x / 0.005), 0))
     if share < 0.5:
-        check(foreground.find(xyz), part)
+        assert_mask(foreground.find(xyz), part)
     else:
-        check_left_whole(xyz, "no plane holds half")
+        assert_left_whole(xyz, "no plane holds half")
 
 
 def test_a_curved_background_is_no_plane():
     x, y = grid()
-    check_left_whole(cloud(12 * (x**2 + y**2)), "no plane")
+    assert_left_whole(cloud(12 * (x**2 + y**2)), "no plane")
 
 
 def test_a_part_that_fills_the_image_is_left_whole():
-    check_left_whole(cloud(np.random.default_rng(0).uniform(0, 0.03, SIZE)), "no plane")
-    check_left_whole(cloud(np.zeros(SIZE)), "less than 1 %")
+    assert_left_whole(cloud(np.random.default_rng(0).uniform(0, 0.03, SIZE)), "no plane")
+    assert_left_whole(cloud(np.zeros(SIZE)), "less than 1 %")
 
 
 def test_an_unseen_border_is_no_plane():
     inside = np.zeros(SIZE, bool)
     inside[10:-10, 10:-10] = True
-    check_left_whole(punched(cloud(dome()), ~inside), "fewer than 50", "border")
+    assert_left_whole(punched(cloud(dome()), ~inside), "fewer than 50", "border")
     inside[0, :49] = True
-    check_left_whole(punched(cloud(dome()), ~inside), "fewer than 50", "border")
+    assert_left_whole(punched(cloud(dome()), ~inside), "fewer than 50", "border")
 
 
 def test_a_border_that_is_seen_along_one_side_only_tells_no_plane():
@@ -153,22 +153,22 @@ def test_a_border_that_is_seen_along_one_side_only_tells_no_plane():
     xyz = cloud(dome())
     rows = np.arange(SIZE[0])[:, None]
     inner = (rows >= 10) & (rows < SIZE[0] - 10) & (columns < SIZE[1] - 10)
-    check_left_whole(punched(xyz, ~inner), "nearly on a line")
-    check_left_whole(punched(xyz, (columns > 0) | (rows < 0)), "nothing was removed")
+    assert_left_whole(punched(xyz, ~inner), "nearly on a line")
+    assert_left_whole(punched(xyz, (columns > 0) | (rows < 0)), "nothing was removed")
     # Two sides do.
-    check(foreground.find(punched(xyz, ~(inner | (rows < 10)))), dome() > TOLERANCE)
+    assert_mask(foreground.find(punched(xyz, ~(inner | (rows < 10)))), dome() > TOLERANCE)
 
 
 def test_only_the_largest_cluster_is_kept():
     part, clutter = disc(0.025, (-0.02, 0)), disc(0.01, (0.04, 0.02))
-    check(foreground.find(cloud(0.02 * part + 0.015 * clutter)), part)
+    assert_mask(foreground.find(cloud(0.02 * part + 0.015 * clutter)), part)
 
 
 @pytest.mark.parametrize(("reach", "kept"), [(0.006, 1), (0.0084, 2)])
 def test_pieces_belong_together_within_the_reach(reach, kept):
     x, y = grid()
     pieces = [(np.abs(y) < 0.02) & (x > low) & (x < high) for low, high in ((-0.04, 0), (0.0065, 0.03))]
-    check(foreground.find(cloud(0.02 * (pieces[0] | pieces[1])), reach=reach), np.any(pieces[:kept], axis=0))
+    assert_mask(foreground.find(cloud(0.02 * (pieces[0] | pieces[1])), reach=reach), np.any(pieces[:kept], axis=0))
 
 
 def test_specks_near_the_part_belong_to_it_and_far_ones_do_not():
@@ -176,7 +176,7 @@ def test_specks_near_the_part_belong_to_it_and_far_ones_do_not():
     height[50, 60 + 24 + 5] = height[5, 5] = height[95, 100] = 0.02
     expected = disc(0.025)
     expected[50, 60 + 24 + 5] = True
-    check(foreground.find(cloud(height)), expected)
+    assert_mask(foreground.find(cloud(height)), expected)
 
 
 def test_noise_is_not_taken_for_the_part_though_it_is_more():
@@ -184,7 +184,7 @@ def test_noise_is_not_taken_for_the_part_though_it_is_more():
     noise = (rows % 7 == 3) & (columns % 7 == 3) & ~disc(0.02)
     part = disc(0.007)
     assert noise.sum() > part.sum() > 0.01 * noise.size
-    check(foreground.find(cloud(0.02 * noise + 0.02 * part)), part)
+    assert_mask(foreground.find(cloud(0.02 * noise + 0.02 * part)), part)
 
 
 def test_where_all_is_noise_all_off_the_plane_is_kept():
@@ -199,29 +199,29 @@ def test_where_all_is_noise_all_off_the_plane_is_kept():
 def test_specks_alone_are_less_than_one_per_cent():
     height = np.zeros(SIZE)
     height[40:48, 40:48] = 0.02
-    check_left_whole(cloud(height), "less than 1 %")
+    assert_left_whole(cloud(height), "less than 1 %")
     height[40:52, 40:52] = 0.02
-    check(foreground.find(cloud(height)), height > 0)
+    assert_mask(foreground.find(cloud(height)), height > 0)
 
 
 def test_the_plane_seen_through_a_ring_is_removed():
     ring = disc(0.04) & ~disc(0.02)
-    check(foreground.find(cloud(0.02 * ring)), ring)
+    assert_mask(foreground.find(cloud(0.02 * ring)), ring)
 
 
 def test_unseen_pixels_that_the_part_encloses_are_of_its_region():
     part, spot, shadow = disc(0.04), disc(0.01, (0.015, 0)), disc(0.045) & ~disc(0.038)
     found = foreground.find(punched(cloud(0.02 * part), spot | shadow))
-    check(found, part & ~spot & ~shadow, part & ~shadow)
+    assert_mask(found, part & ~spot & ~shadow, part & ~shadow)
 
 
 def test_unseen_pixels_beside_what_was_removed_are_not():
     hole, shadow = disc(0.02), disc(0.02) & ~disc(0.015)
     ring = disc(0.04) & ~hole
     xyz = cloud(0.02 * ring)
-    check(foreground.find(punched(xyz, shadow)), ring)
+    assert_mask(foreground.find(punched(xyz, shadow)), ring)
     # With nothing seen in it, the hole may as well be a spot of the part.
-    check(foreground.find(punched(xyz, hole)), ring, disc(0.04))
+    assert_mask(foreground.find(punched(xyz, hole)), ring, disc(0.04))
 
 
 def test_unseen_pixels_at_the_images_border_are_not():
@@ -229,7 +229,7 @@ def test_unseen_pixels_at_the_images_border_are_not():
     part = (np.abs(x) < 0.02) & np.ones(SIZE, bool)
     corner = np.zeros(SIZE, bool)
     corner[:5, 50:70] = True
-    check(foreground.find(punched(cloud(0.02 * part), corner)), part & ~corner)
+    assert_mask(foreground.find(punched(cloud(0.02 * part), corner)), part & ~corner)
 
 
 def test_pixels_that_touch_at_a_corner_enclose():
@@ -237,7 +237,7 @@ def test_pixels_that_touch_at_a_corner_enclose():
     part = (rows > 20) & (columns > 20) & (rows + columns < 100)
     spot = (rows == 48) & (columns == 50)
     assert not part[49, 51], "the spot and the plane meet at a corner only"
-    check(foreground.find(punched(cloud(0.02 * part), spot)), part & ~spot, part)
+    assert_mask(foreground.find(punched(cloud(0.02 * part), spot)), part & ~spot, part)
 
 
 @pytest.mark.parametrize("turn", [0, 30, 90])
@@ -247,7 +247,7 @@ def test_a_thin_part_is_kept_in_one_piece(turn):
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     wire = (np.abs(along) < 0.035) & (np.abs(across) < 1.6e-3)
     assert wire.mean() < 0.03
-    check(foreground.find(cloud(0.01 * wire)), wire)
+    assert_mask(foreground.find(cloud(0.01 * wire)), wire)
 
 
 def test_points_that_are_not_finite_count_as_unseen():
@@ -256,7 +256,7 @@ def test_points_that_are_not_finite_count_as_unseen():
     for value, axis in ((np.nan, 2), (np.inf, 0), (-np.inf, 1)):
         xyz = cloud(dome())
         xyz[spot, axis] = value
-        check(foreground.find(xyz), expected.points, expected.region)
+        assert_mask(foreground.find(xyz), expected.points, expected.region)
 
 
 @pytest.mark.parametrize("size", [(0, 0), (1, 1), (100, 120)])
@@ -270,7 +270,7 @@ def test_an_empty_cloud_has_no_foreground(size):
 
 def test_an_image_that_is_all_border_is_understood():
     xyz = cloud(0.02 * disc(0.004))[40:60, 45:75]
-    check(foreground.find(xyz), disc(0.004)[40:60, 45:75])
+    assert_mask(foreground.find(xyz), disc(0.004)[40:60, 45:75])
     assert "fewer than 50" in foreground.find(xyz[:7, :7]).note
 
 
@@ -278,7 +278,7 @@ def test_a_point_far_out_is_clutter():
     xyz = cloud(dome())
     xyz[0, 0], xyz[50, 110] = (1e4, -1e4, 1e12), (0, 0, 1e30)
     expected = dome() > TOLERANCE
-    check(foreground.find(xyz), expected)
+    assert_mask(foreground.find(xyz), expected)
 
 
 def digest(threads: str, seed: str) -> bytes:

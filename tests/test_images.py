@@ -61,7 +61,7 @@ def png(array: np.ndarray, colour: int, packed: int = 1) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def refused(read, path: pathlib.Path, *fragments: str) -> None:
+def assert_refused(read, path: pathlib.Path, *fragments: str) -> None:
     with pytest.raises(InputError) as error:
         read(path)
     message = str(error.value)
@@ -101,15 +101,15 @@ def test_a_jpeg_is_an_rgb_image(tmp_path):
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
 def test_rgb_refuses_other_modes(tmp_path, pixels, mode):
-    refused(images.read_rgb, save(tmp_path / "a.png", pixels, mode), mode, "8-bit RGB without transparency")
+    assert_refused(images.read_rgb, save(tmp_path / "a.png", pixels, mode), mode, "8-bit RGB without transparency")
 
 
 def test_rgb_refuses_16_bits(tmp_path, pixels):
     colour, grey = tmp_path / "colour.png", tmp_path / "grey.png"
     colour.write_bytes(png(pixels.astype(np.uint16) * 257, colour=2))
     grey.write_bytes(png(pixels[..., 0].astype(np.uint16) * 257, colour=0))
-    refused(images.read_rgb, colour, "16-bit RGB", "8-bit RGB")
-    refused(images.read_rgb, grey, "16-bit", "8-bit RGB")
+    assert_refused(images.read_rgb, colour, "16-bit RGB", "8-bit RGB")
+    assert_refused(images.read_rgb, grey, "16-bit", "8-bit RGB")
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -117,13 +117,13 @@ def test_rgb_refuses_16_bits(tmp_path, pixels):
 def test_what_is_no_image_is_refused(tmp_path, read, content):
     path = tmp_path / "Prüfling 7.png"
     path.write_bytes(content)
-    refused(read, path, "not a readable", "export it again")
+    assert_refused(read, path, "not a readable", "export it again")
 
 
 @pytest.mark.parametrize("read", READERS)
 def test_a_missing_file_and_a_folder_are_refused(tmp_path, read):
-    refused(read, tmp_path / "none.png", "No such file")
-    refused(read, tmp_path, "directory")
+    assert_refused(read, tmp_path / "none.png", "No such file")
+    assert_refused(read, tmp_path, "directory")
 
 
 @pytest.mark.parametrize("read", [images.read_rgb, images.read_mask])
@@ -139,7 +139,7 @@ def test_every_truncation_of_an_image_is_refused_or_complete(tmp_path, pixels, r
         else:
             assert message.startswith(f"{path}: ")
     path.write_bytes(data[: len(data) // 2])
-    refused(read, path, "export it again")
+    assert_refused(read, path, "export it again")
 
 
 def test_the_size_of_a_truncated_png_comes_from_its_header(tmp_path, pixels):
@@ -149,7 +149,7 @@ def test_the_size_of_a_truncated_png_comes_from_its_header(tmp_path, pixels):
     assert images.read_size(path) == (5, 7)
     for length in range(33):
         path.write_bytes(data[:length])
-        refused(images.read_size, path)
+        assert_refused(images.read_size, path)
 
 
 def test_a_damaged_png_is_refused(tmp_path, pixels):
@@ -157,7 +157,7 @@ def test_a_damaged_png_is_refused(tmp_path, pixels):
     data = bytearray(path.read_bytes())
     data[data.index(b"IDAT") + 10] ^= 0xFF
     path.write_bytes(data)
-    refused(images.read_rgb, path, "export it again")
+    assert_refused(images.read_rgb, path, "export it again")
 
 
 def test_an_absurd_size_in_a_header_is_refused(tmp_path):
@@ -165,7 +165,7 @@ def test_an_absurd_size_in_a_header_is_refused(tmp_path):
     path = tmp_path / "a.bmp"
     path.write_bytes(header + b"\0" * 100)
     for read in (images.read_rgb, images.read_mask, images.read_size):
-        refused(read, path, "not a readable image")
+        assert_refused(read, path, "not a readable image")
 
 
 @pytest.mark.parametrize("value", [1, 128, 255])
@@ -197,7 +197,7 @@ def test_transparency_marks_nothing(tmp_path):
 
 
 def test_a_mask_in_print_colours_is_refused(tmp_path, pixels):
-    refused(images.read_mask, save(tmp_path / "a.jpg", pixels, "CMYK"), "CMYK", "8-bit greyscale")
+    assert_refused(images.read_mask, save(tmp_path / "a.jpg", pixels, "CMYK"), "CMYK", "8-bit greyscale")
 
 
 @pytest.mark.parametrize(
@@ -228,19 +228,19 @@ def test_every_truncation_of_a_scan_is_refused(tmp_path, points, options):
     data = path.read_bytes()
     for length in range(len(data)):
         path.write_bytes(data[:length])
-        refused(images.read_xyz, path, "export it again")
+        assert_refused(images.read_xyz, path, "export it again")
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 4), (2, 5, 7, 3)])
 def test_scans_of_another_shape_are_refused(tmp_path, shape):
     tifffile.imwrite(tmp_path / "a.tiff", np.ones(shape, np.float32), photometric="minisblack")
-    refused(images.read_xyz, tmp_path / "a.tiff", str(shape[0]), "(height, width, 3)")
+    assert_refused(images.read_xyz, tmp_path / "a.tiff", str(shape[0]), "(height, width, 3)")
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32])
 def test_scans_of_integers_are_refused(tmp_path, kind):
     tifffile.imwrite(tmp_path / "a.tiff", np.ones((5, 7, 3), kind), photometric="rgb")
-    refused(images.read_xyz, tmp_path / "a.tiff", np.dtype(kind).name, "float32")
+    assert_refused(images.read_xyz, tmp_path / "a.tiff", np.dtype(kind).name, "float32")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -248,17 +248,17 @@ def test_scans_of_integers_are_refused(tmp_path, kind):
 def test_points_that_are_not_finite_are_counted_and_refused(tmp_path, points, value, channel):
     points[0, 3:5, channel] = value
     tifffile.imwrite(tmp_path / "a.tiff", points, photometric="rgb")
-    refused(images.read_xyz, tmp_path / "a.tiff", "2 points", "(0, 0, 0)")
+    assert_refused(images.read_xyz, tmp_path / "a.tiff", "2 points", "(0, 0, 0)")
 
 
 def test_a_scan_of_nothing_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.tiff", np.zeros((5, 7, 3), np.float32), photometric="rgb")
-    refused(images.read_xyz, tmp_path / "a.tiff", "no point was seen", "scan it again")
+    assert_refused(images.read_xyz, tmp_path / "a.tiff", "no point was seen", "scan it again")
 
 
 def test_a_png_under_the_name_of_a_scan_is_refused(tmp_path, pixels):
     path = save(tmp_path / "a.png", pixels).rename(tmp_path / "a.tiff")
-    refused(images.read_xyz, path, "not a readable TIFF")
+    assert_refused(images.read_xyz, path, "not a readable TIFF")
 
 
 def tiff(claimed: tuple[int, int], present: bytes) -> bytes:
@@ -283,7 +283,7 @@ def test_a_tiff_that_claims_more_than_it_has_takes_no_memory(tmp_path):
         ((16384, 32767), "claims 536,854,528 numbers"),
     ):
         path.write_bytes(tiff(claimed, values.tobytes()).ljust(248, b"\0"))
-        refused(images.read_depth, path, fragment, "export it again")
+        assert_refused(images.read_depth, path, fragment, "export it again")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10**7
@@ -317,7 +317,7 @@ def test_holes_in_depth_stay_what_they_are(tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGB", "LA", "P", "1"])
 def test_depth_in_colours_is_refused(tmp_path, pixels, mode):
-    refused(images.read_depth, save(tmp_path / "a.png", pixels, mode), f"bit {mode} image", "16-bit greyscale")
+    assert_refused(images.read_depth, save(tmp_path / "a.png", pixels, mode), f"bit {mode} image", "16-bit greyscale")
 
 
 @pytest.mark.parametrize("packed", [2, 4])
@@ -325,35 +325,35 @@ def test_depth_of_fewer_than_8_bits_is_refused(tmp_path, packed):
     path = tmp_path / "a.png"
     path.write_bytes(png(np.array([[0x12], [0x34]], np.uint8), colour=0, packed=packed))
     assert images.read_size(path) == (2, packed)
-    refused(images.read_depth, path, f"{8 // packed}-bit L image", "16-bit greyscale")
+    assert_refused(images.read_depth, path, f"{8 // packed}-bit L image", "16-bit greyscale")
 
 
 def test_depth_as_a_jpeg_under_the_name_of_a_png_is_refused(tmp_path, pixels):
     path = save(tmp_path / "a.jpg", pixels[..., 0]).rename(tmp_path / "a.png")
-    refused(images.read_depth, path, "JPEG", "16-bit greyscale")
+    assert_refused(images.read_depth, path, "JPEG", "16-bit greyscale")
 
 
 @pytest.mark.parametrize("array", [np.ones((2, 3, 3)), np.ones(4), np.ones((0, 3)), np.array([["a"]]), np.eye(2) > 0])
 def test_depth_of_another_shape_or_type_is_refused(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
-    refused(images.read_depth, tmp_path / "a.npy")
+    assert_refused(images.read_depth, tmp_path / "a.npy")
 
 
 def test_an_npy_with_objects_an_archive_and_every_truncation_are_refused(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.array([[{}]]), allow_pickle=True)
-    refused(images.read_depth, path, "not a readable NPY")
+    assert_refused(images.read_depth, path, "not a readable NPY")
     np.savez(tmp_path / "a.npz", np.ones((2, 2)))
-    refused(images.read_depth, (tmp_path / "a.npz").rename(path), "not a readable NPY")
+    assert_refused(images.read_depth, (tmp_path / "a.npz").rename(path), "not a readable NPY")
     np.save(path, np.ones((3, 4)))
     data = path.read_bytes()
     for length in range(len(data)):
         path.write_bytes(data[:length])
-        refused(images.read_depth, path, "export it again")
+        assert_refused(images.read_depth, path, "export it again")
     for claimed in (b"(30000, 40000)", b"(4294967296, 4294967296)", b"(-3, 4)"):
         path.write_bytes(data.replace(b"(3, 4), }" + b" " * (len(claimed) - 6), claimed + b", }"))
         assert path.stat().st_size == len(data)
-        refused(images.read_depth, path, "not a readable NPY")
+        assert_refused(images.read_depth, path, "not a readable NPY")
 
 
 def exr(path: pathlib.Path, channels: dict[str, np.ndarray]) -> pathlib.Path:
@@ -376,7 +376,7 @@ def test_the_only_channel_of_an_exr_is_depth_and_several_without_z_are_refused(t
     values = np.array([[0.25, 0.5, 2]], np.float32)
     for name in ("Y", "R", "distance"):
         np.testing.assert_array_equal(images.read_depth(exr(tmp_path / "a.exr", {name: values})), values)
-    refused(images.read_depth, exr(tmp_path / "b.exr", dict.fromkeys("RGB", values)), "B, G, R", "name depth Z")
+    assert_refused(images.read_depth, exr(tmp_path / "b.exr", dict.fromkeys("RGB", values)), "B, G, R", "name depth Z")
 
 
 def test_every_truncation_of_an_exr_is_refused(tmp_path):
@@ -384,7 +384,7 @@ def test_every_truncation_of_an_exr_is_refused(tmp_path):
     data = path.read_bytes()
     for length in range(0, len(data), 7):
         path.write_bytes(data[:length])
-        refused(images.read_depth, path, "not a readable EXR", "export it again")
+        assert_refused(images.read_depth, path, "not a readable EXR", "export it again")
 
 
 def test_an_exr_that_claims_gigabytes_is_refused(tmp_path):
@@ -393,13 +393,13 @@ def test_an_exr_that_claims_gigabytes_is_refused(tmp_path):
     window = struct.pack("<4i", 0, 0, 6, 4)
     assert data.count(window) == 2
     path.write_bytes(data.replace(window, struct.pack("<4i", 0, 0, 49_999, 29_999)))
-    refused(images.read_depth, path, "claims 1,500,000,000 numbers")
+    assert_refused(images.read_depth, path, "claims 1,500,000,000 numbers")
 
 
 def test_an_exr_without_the_package_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "OpenEXR", None)
     (tmp_path / "a.exr").write_bytes(b"anything")
-    refused(images.read_depth, tmp_path / "a.exr", 'pip install "pirn_jax[exr]"')
+    assert_refused(images.read_depth, tmp_path / "a.exr", 'pip install "pirn_jax[exr]"')
 
 
 @hypothesis.settings(max_examples=300, deadline=None, derandomize=True)

@@ -42,7 +42,7 @@ def write_category(root: pathlib.Path, category: str = "bolt", defect: str = "de
     return folder
 
 
-def refused(root: pathlib.Path, named: pathlib.Path, *fragments: str, categories=()) -> None:
+def assert_refused(root: pathlib.Path, named: pathlib.Path, *fragments: str, categories=()) -> None:
     with pytest.raises(InputError) as error:
         mvtec3d.read(root, categories)
     (message,) = [line for line in str(error.value).splitlines() if line.strip().startswith(f"{named}: ")]
@@ -126,31 +126,31 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     shutil.copy(rgb / "000.png", rgb / "000.PNG")
     if len(list(rgb.iterdir())) == 2:
         pytest.skip("a file system that takes capitals for small letters")
-    refused(tmp_path, rgb / "000.png", "000.PNG", "remove one")
+    assert_refused(tmp_path, rgb / "000.png", "000.PNG", "remove one")
 
 
 def test_a_missing_root_is_refused(tmp_path):
-    refused(tmp_path / "none", tmp_path / "none", "no such folder", "--data_dir")
+    assert_refused(tmp_path / "none", tmp_path / "none", "no such folder", "--data_dir")
 
 
 def test_a_root_without_categories_is_refused(tmp_path):
     (tmp_path / "docs").mkdir()
-    refused(tmp_path, tmp_path, "no category")
+    assert_refused(tmp_path, tmp_path, "no category")
     folder = write_category(tmp_path)
-    refused(folder, folder, "no category")
+    assert_refused(folder, folder, "no category")
 
 
 def test_an_unknown_category_is_refused_with_those_there_are(tmp_path):
     write_category(tmp_path, "bolt")
     write_category(tmp_path, "anvil")
-    refused(tmp_path, tmp_path, "screw, tyre", "anvil, bolt", categories=["tyre", "bolt", "screw"])
+    assert_refused(tmp_path, tmp_path, "screw, tyre", "anvil, bolt", categories=["tyre", "bolt", "screw"])
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_missing_split_is_refused(tmp_path, split):
     folder = write_category(tmp_path)
     shutil.rmtree(folder / split)
-    refused(tmp_path, folder / ("test" if split == "test" else "train/good"))
+    assert_refused(tmp_path, folder / ("test" if split == "test" else "train/good"))
 
 
 def test_validation_may_be_missing(tmp_path):
@@ -164,20 +164,20 @@ def test_empty_folders_are_refused(tmp_path):
     for kind in ("rgb", "xyz"):
         for path in (folder / "train" / "good" / kind).iterdir():
             path.unlink()
-    refused(tmp_path, folder / "train" / "good", "no part", "<name>.tiff under xyz/")
+    assert_refused(tmp_path, folder / "train" / "good", "no part", "<name>.tiff under xyz/")
 
 
 def test_a_test_folder_without_folders_is_refused(tmp_path):
     folder = write_category(tmp_path)
     shutil.rmtree(folder / "test")
     (folder / "test").mkdir()
-    refused(tmp_path, folder / "test", "test/<defect>")
+    assert_refused(tmp_path, folder / "test", "test/<defect>")
 
 
 def test_a_defect_whose_files_have_other_suffixes_is_refused(tmp_path):
     folder = write_category(tmp_path)
     write_part(folder / "test" / "rust", "000", suffixes=(("rgb", ".jpg"), ("xyz", ".tif"), ("gt", ".png")))
-    refused(tmp_path, folder / "test" / "rust", "no part in it", "<name>.png under rgb/")
+    assert_refused(tmp_path, folder / "test" / "rust", "no part in it", "<name>.png under rgb/")
 
 
 @pytest.mark.parametrize(
@@ -194,13 +194,13 @@ def test_a_defect_whose_files_have_other_suffixes_is_refused(tmp_path):
 def test_a_file_without_its_partner_is_refused(tmp_path, gone, named):
     folder = write_category(tmp_path)
     (folder / gone).unlink()
-    refused(tmp_path, folder / named, str(folder / gone), "add it or remove this file")
+    assert_refused(tmp_path, folder / named, str(folder / gone), "add it or remove this file")
 
 
 def test_a_mask_without_its_part_is_refused(tmp_path):
     folder = write_category(tmp_path)
     shutil.copy(folder / "test/dent/gt/000.png", folder / "test/dent/gt/009.png")
-    refused(tmp_path, folder / "test/dent/gt/009.png", str(folder / "test/dent/rgb/009.png"))
+    assert_refused(tmp_path, folder / "test/dent/gt/009.png", str(folder / "test/dent/rgb/009.png"))
 
 
 def test_all_that_is_wrong_is_told_at_once_and_whole_parts_are_found(tmp_path):
@@ -250,14 +250,14 @@ def test_a_folder_that_cannot_be_read_and_a_link_to_itself_are_named(tmp_path, m
     folder = write_category(tmp_path)
     (folder / "test" / "loop").symlink_to(folder / "test" / "loop")
     (folder / "train" / "good" / "rgb" / "loop.png").symlink_to("loop.png")
-    refused(tmp_path, folder / "train" / "good" / "rgb" / "loop.png", "no partner")
+    assert_refused(tmp_path, folder / "train" / "good" / "rgb" / "loop.png", "no partner")
     (folder / "train" / "good" / "rgb" / "loop.png").unlink()
 
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(pathlib.Path, "iterdir", refuse)
-    refused(tmp_path, tmp_path, "cannot be read (Permission denied)")
+    assert_refused(tmp_path, tmp_path, "cannot be read (Permission denied)")
 
 
 def test_good_parts_need_no_mask(tmp_path):
@@ -268,7 +268,7 @@ def test_good_parts_need_no_mask(tmp_path):
     assert not sample.load(good).gt.any()
 
 
-def load_refused(record: sample.Record, named: pathlib.Path | None, *fragments: str) -> None:
+def assert_load_refused(record: sample.Record, named: pathlib.Path | None, *fragments: str) -> None:
     with pytest.raises(InputError) as error:
         sample.load(record)
     message = str(error.value)
@@ -283,23 +283,25 @@ def test_files_of_unequal_sizes_are_refused(tmp_path, size):
     folder = write_category(tmp_path)
     scan, mask = mvtec3d.read(tmp_path)["bolt"].test[:2]
     tifffile.imwrite(scan.source.scan.path, np.ones((*size, 3), np.float32), photometric="rgb")
-    load_refused(scan, scan.source.scan.path, f"{size[1]}x{size[0]} pixels", "6x4", str(scan.source.rgb), "one size")
+    assert_load_refused(
+        scan, scan.source.scan.path, f"{size[1]}x{size[0]} pixels", "6x4", str(scan.source.rgb), "one size"
+    )
     PIL.Image.fromarray(np.full(size, 255, np.uint8)).save(folder / "test/dent/gt/001.png")
-    load_refused(mask, mask.source.gt, f"{size[1]}x{size[0]} pixels", "6x4", str(mask.source.rgb), "one size")
+    assert_load_refused(mask, mask.source.gt, f"{size[1]}x{size[0]} pixels", "6x4", str(mask.source.rgb), "one size")
 
 
 def test_an_empty_mask_of_a_defect_is_refused(tmp_path):
     folder = write_category(tmp_path)
     PIL.Image.fromarray(np.zeros((4, 6), np.uint8)).save(folder / "test/dent/gt/000.png")
     record = mvtec3d.read(tmp_path)["bolt"].test[0]
-    load_refused(record, record.source.gt, "'dent'", "draw the defect")
+    assert_load_refused(record, record.source.gt, "'dent'", "draw the defect")
 
 
 def test_a_marked_mask_of_a_good_part_is_refused(tmp_path):
     folder = write_category(tmp_path)
     PIL.Image.fromarray(np.full((4, 6), 1, np.uint8)).save(folder / "test/good/gt/000.png")
     record = mvtec3d.read(tmp_path)["bolt"].test[-1]
-    load_refused(record, record.source.gt, "'good'", "move the part")
+    assert_load_refused(record, record.source.gt, "'good'", "move the part")
 
 
 def test_parts_of_one_category_may_differ_in_size_and_shape(tmp_path):

@@ -68,7 +68,7 @@ def spoilt(xyz: np.ndarray, seed: int, holes: float, flying: float) -> np.ndarra
     return np.where(rng.random(shape) < holes, 0, flown).astype(np.float32)
 
 
-def check(xyz: np.ndarray, neighbours: int = 30, compared: float = 0.5) -> normals.Counts:
+def assert_exact(xyz: np.ndarray, neighbours: int = 30, compared: float = 0.5) -> normals.Counts:
     """Compares with the sorted ones wherever these are well defined, in at least a share of the points."""
     found, counts = normals.count(xyz, neighbours)
     exact, defined = sorted_normals(xyz, neighbours)
@@ -103,12 +103,12 @@ SCANS = {
 
 @pytest.mark.parametrize("name", SCANS)
 def test_normals_are_those_of_the_nearest_points_of_all(name):
-    check(SCANS[name])
+    assert_exact(SCANS[name])
 
 
 @pytest.mark.parametrize("neighbours", [4, 10, 29, 31, 80, 200])
 def test_any_number_of_neighbours_is_exact(neighbours):
-    check(SCANS["flying pixels"], neighbours)
+    assert_exact(SCANS["flying pixels"], neighbours)
 
 
 def test_equally_near_points_all_count():
@@ -116,7 +116,7 @@ def test_equally_near_points_all_count():
     rows, columns = np.mgrid[:24, :37] / 64
     z = 1 + np.round(3 * np.sin(columns * 9) * np.cos(rows * 7)) / 64
     xyz = np.stack([columns + 1, rows + 1, z], axis=-1).astype(np.float32)
-    assert (check(xyz, compared=0.9).window) > 0
+    assert (assert_exact(xyz, compared=0.9).window) > 0
     # The same points in another order go through the KD-tree, with the same neighbours.
     order = np.random.default_rng(1).permutation(24 * 37)
     shuffled, counts = normals.count(xyz.reshape(-1, 3)[order].reshape(24, 37, 3), 30)
@@ -139,7 +139,7 @@ def test_equally_near_points_all_count():
 )
 def test_every_scan_has_exact_normals(seed, noise, holes, flying, neighbours, scanner, stretch):
     xyz = spoilt(scanner(depth(seed, noise), stretch), seed, holes, flying)
-    check(xyz, neighbours, compared=0.0)
+    assert_exact(xyz, neighbours, compared=0.0)
 
 
 @hypothesis.settings(max_examples=10, deadline=None, derandomize=True)

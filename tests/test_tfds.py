@@ -86,7 +86,7 @@ def contents(prepared: pathlib.Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in shards(prepared)}
 
 
-def refused(name: str, prepared: pathlib.Path, *fragments: str, **arguments) -> None:
+def assert_refused(name: str, prepared: pathlib.Path, *fragments: str, **arguments) -> None:
     with pytest.raises(InputError) as error:
         read(name, prepared, **arguments)
     assert [fragment for fragment in ("; ", *fragments) if fragment not in str(error.value)] == []
@@ -164,8 +164,8 @@ def test_eyecandies_has_its_own_normals_and_a_configuration_for_each_light(tmp_p
     assert normals is not None
     np.testing.assert_allclose(normals, np.broadcast_to([0, 0, -1], (4, 6, 3)), atol=0.01)
     assert found.validation[0].source.arrays()[2] is None
-    refused(f"{name}:1.0.0", prepared, "light_2", "not prepared", options=Options(light=2))
-    refused(f"{name}/light_9", prepared, "light_9", "light_0, light_1")
+    assert_refused(f"{name}:1.0.0", prepared, "light_2", "not prepared", options=Options(light=2))
+    assert_refused(f"{name}/light_9", prepared, "light_9", "light_0, light_1")
 
 
 def test_parts_of_real_iad_d3_may_have_normals_only(tmp_path):
@@ -193,7 +193,7 @@ def test_jpeg_files_are_kept_as_they_are(tmp_path):
 def test_only_the_named_categories_are_read_in_the_order_of_the_names(prepared):
     assert list(read(NAME, prepared, ["bolt", GEAR])) == ["bolt", GEAR]
     assert list(read(NAME, prepared, ["bolt"])) == ["bolt"]
-    refused(NAME, prepared, str(prepared / NAME), "no category nut", f"{GEAR}, bolt", categories=["nut", "bolt"])
+    assert_refused(NAME, prepared, str(prepared / NAME), "no category nut", f"{GEAR}, bolt", categories=["nut", "bolt"])
 
 
 def test_a_list_of_parts_opens_no_example(own):
@@ -227,7 +227,7 @@ def test_missing_files_are_named(own):
     missing = shards(own)[:2]
     for path in missing:
         path.unlink()
-    refused(NAME, own, "2 problems", *map(str, missing), "prepare the data set again")
+    assert_refused(NAME, own, "2 problems", *map(str, missing), "prepare the data set again")
     problems = Problems()
     assert len(records(read(NAME, own, problems=problems))) == 13
     assert len(problems.found) == 2
@@ -245,12 +245,12 @@ def test_a_damaged_file_is_named(own, damage):
 
 
 def test_a_data_set_that_is_unknown_or_not_prepared_is_refused(own, tmp_path, monkeypatch):
-    refused("mnist", own, "tfds:mnist", "pirn_folder")
-    refused(NAME, tmp_path / "none", str(tmp_path / "none"), "not prepared", NAME, "docs/tfds.md")
-    refused(f"{NAME}/light_1", own, "light_1")
-    refused(f"{NAME}:9.9.9", own, "9.9.9")
+    assert_refused("mnist", own, "tfds:mnist", "pirn_folder")
+    assert_refused(NAME, tmp_path / "none", str(tmp_path / "none"), "not prepared", NAME, "docs/tfds.md")
+    assert_refused(f"{NAME}/light_1", own, "light_1")
+    assert_refused(f"{NAME}:9.9.9", own, "9.9.9")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    refused(NAME, own, "not installed", "pip install 'pirn_jax[tfds]'")
+    assert_refused(NAME, own, "not installed", "pip install 'pirn_jax[tfds]'")
 
 
 @pytest.mark.parametrize("name", ["metadata.json", "features.json", "dataset_info.json"])
@@ -266,7 +266,7 @@ def test_problems_of_the_files_stop_the_preparation_with_all_of_them(files, tmp_
         path.unlink()
     with pytest.raises(InputError, match="2 problems"):
         prepare(NAME, own, tmp_path / "prepared")
-    refused(NAME, tmp_path / "prepared", "not prepared")
+    assert_refused(NAME, tmp_path / "prepared", "not prepared")
 
 
 @pytest.mark.parametrize("damaged", ["rgb/000.png", "xyz/000.tiff"])
@@ -275,7 +275,7 @@ def test_a_damaged_file_of_a_part_stops_the_preparation(files, tmp_path, damaged
     path.write_bytes(b"damaged")
     with pytest.raises(InputError, match=f"{re.escape(str(path))}: not a readable "):
         prepare(NAME, tmp_path / "files", tmp_path / "prepared")
-    refused(NAME, tmp_path / "prepared", "not prepared")
+    assert_refused(NAME, tmp_path / "prepared", "not prepared")
 
 
 def test_large_splits_are_cut_into_shards(files, tmp_path, monkeypatch):

@@ -7,14 +7,13 @@ Exits with status 1 if a file cannot be used or a split has another number of pa
 
 import collections
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from absl import app, flags
 
-from experiments import parts
+from experiments import console, parts
 from pirn_jax import inputs
 from pirn_jax.data import datasets, sample
 from pirn_jax.data.problems import InputError, Problems
@@ -122,7 +121,8 @@ def _run() -> int:
     if missing and not parts.FLAGS.categories:
         print(f"\nnot there: {', '.join(missing)}")
     for kind, count in known.totals.items():
-        print(f"{kind} in all: {sum(record.defective == (kind == 'defective') for record in records)}, published {count}")
+        found = sum(record.defective == (kind == "defective") for record in records)
+        print(f"{kind} in all: {found}, published {count}")
     for title, sentences in (
         ("note", inputs.summarise(records, [fact.note if fact else "" for fact in facts])),
         ("problem", problems.found),
@@ -136,15 +136,8 @@ def _run() -> int:
 
 
 def main(arguments: list[str]) -> None:
-    """Checks the data set."""
-    del arguments
-    try:
-        sys.exit(_run())
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        sys.exit(130)
+    """Checks the data set; exits with status 1 if something is wrong with it."""
+    console.run(_run, arguments, places="PIRN_CACHE")
 
 
 if __name__ == "__main__":

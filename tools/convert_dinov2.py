@@ -23,6 +23,7 @@ if __package__ in (None, ""):
     # Started by its path: the packages of the checkout are those beside this folder.
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from experiments import console
 from pirn_jax.cache import cache_directory
 from pirn_jax.encoders import conversion, download, pretrained, vit, weights
 from tools import public_files
@@ -159,18 +160,8 @@ def _run() -> None:
 
 def main(arguments: list[str]) -> None:
     """Converts; exits with status 1 and one sentence if something is wrong with what the user gave."""
-    try:
-        if len(arguments) > 1:
-            raise ValueError(f"{arguments[1]!r} is no flag; see --help")
-        _run()
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"error: {where}{error.strerror or error}; check the disk, --output and PIRN_CACHE")
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues a download where it stopped", file=sys.stderr)
-        sys.exit(130)
+    interrupted = "interrupted; the same command continues a download where it stopped"
+    console.run(_run, arguments, places="--output and PIRN_CACHE", interrupted=interrupted, refusals=(ValueError,))
 
 
 if __name__ == "__main__":

@@ -10,16 +10,15 @@ resolution as PNG: x right is red, y up is green, towards the camera is blue, an
 import functools
 import os
 import pathlib
-import sys
 
 import numpy as np
 import PIL.Image
 from absl import app, flags
 
-from experiments import parts
+from experiments import console, parts
 from pirn_jax import atomic, cache, inputs
 from pirn_jax.data import sample
-from pirn_jax.data.problems import InputError, Problems
+from pirn_jax.data.problems import Problems
 from pirn_jax.data.sample import Record
 from pirn_jax.geometry import normal_images
 from pirn_jax.inputs import Noted, Preparation
@@ -71,14 +70,8 @@ def _run() -> int:
 
 def main(arguments: list[str]) -> None:
     """Prepares the data set; exits with status 1 if a part could not be."""
-    del arguments
-    try:
-        sys.exit(_run())
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues where this one stopped", file=sys.stderr)
-        sys.exit(130)
+    interrupted = "interrupted; the same command continues where this one stopped"
+    console.run(_run, arguments, places="--png_dir and PIRN_CACHE", interrupted=interrupted)
 
 
 if __name__ == "__main__":
