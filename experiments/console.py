@@ -1,6 +1,7 @@
 """What a command shows: progress while it works, and one sentence instead of a traceback if something is wrong."""
 
 import contextlib
+import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -52,6 +53,10 @@ def run(
       interrupted: what to say after Ctrl-C, which exits with status 130.
       refusals: exceptions whose message is the sentence for the user, with status 1.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of files may hold what the terminal's encoding does not.
+            stream.reconfigure(errors="backslashreplace")
     try:
         if len(arguments) > 1:
             raise InputError(f"{arguments[1]!r} is no flag; see --help")

@@ -21,7 +21,7 @@ from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Splits
 from pirn_jax.encoders import pretrained
 from pirn_jax.protocol import training
-from pirn_jax.report import archive, gallery, page, tables
+from pirn_jax.report import archive, finished, gallery, pictures, tables
 from pirn_jax.spec import Spec
 
 PRESETS = {
@@ -124,9 +124,10 @@ def _write_outputs(spec: Spec, splits: dict[str, Splits], output: pathlib.Path, 
             if run.shots == max(spec.shots):
                 galleries.append(gallery.build(run, tests[run.category], scored[run], spec.maps, spec.preparation))
                 advance(1)
-        page.write_page(output / "report.html", results, galleries)
+        pictures.save(output / finished.GALLERY, galleries)
     tables.write_csv(results, output / "results.csv")
     archive.write_json(output / "results.json", results)
+    finished.write_page(output)
 
 
 def _run() -> None:

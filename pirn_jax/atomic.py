@@ -13,7 +13,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Opens a temporary sibling of a file for writing, and renames it to the file if the block ends well."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with temporary.open("xb") as file:
             yield file

@@ -170,13 +170,23 @@ def load(record: Record, name: str, preparation: Preparation, cache: pathlib.Pat
     path = cached_path(cache, "inputs", name)
     found = load_cached(path)
     if found is None:
-        part = sample.load(record)
-        try:
-            found = prepare(part, preparation)
-        except InputError as error:
-            raise InputError(f"{record.source.name}: {error}") from error
+        part, seen = examine(record, preparation)
+        found = Noted(network_input(part.rgb, seen, preparation.size), seen.note)
         save_cached(path, found)
     return found
+
+
+def examine(record: Record, preparation: Preparation) -> tuple[Sample, Geometry]:
+    """A part, and what its scan says of it.
+
+    Raises:
+      InputError: naming the part, if it cannot be used.
+    """
+    part = sample.load(record)
+    try:
+        return part, geometry(part, preparation)
+    except InputError as error:
+        raise InputError(f"{record.source.name}: {error}") from error
 
 
 def summarise(records: Sequence[Record], notes: Sequence[str]) -> list[str]:
@@ -202,7 +212,7 @@ def load_cached(path: pathlib.Path) -> Noted | None:
         # NumPy leaves a file open that it opened itself and that is damaged.
         with path.open("rb") as file, np.load(file) as arrays:
             return Noted(arrays["values"], str(arrays["note"]))
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
+    except (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
 
 

@@ -59,6 +59,7 @@ class _Work:
       position: per category, from index in the train split to index in `train`.
       test: (categories, parts, 2, n, c) features of the test parts, filled up with zeros.
       notes: what the user should know of the parts.
+      undefined: by category and kind of metric, why it is undefined.
       stage: how to show progress.
       watch: where the time goes.
     """
@@ -71,6 +72,7 @@ class _Work:
     position: dict[str, dict[int, int]]
     test: jax.Array
     notes: list[str]
+    undefined: dict[str, dict[str, str]]
     stage: Stage
     watch: Stopwatch
 
@@ -114,8 +116,9 @@ def run(
             for parts in (good.values(), [split.test for split in splits.values()])
         )
         position = {c: {index: i for i, index in enumerate(indices[c])} for c in splits}
-        told = inputs.summarise(records, notes) + inputs.summarise(records, unmarked) + _undefined(splits)
-        work = _Work(spec, splits, settings, drawn, train, position, test, told, stage, watch)
+        told = inputs.summarise(records, notes) + inputs.summarise(records, unmarked)
+        lacking = _undefined(splits, {part.category for part, note in zip(records, unmarked, strict=True) if note})
+        work = _Work(spec, splits, settings, drawn, train, position, test, told, lacking, stage, watch)
         method = METHODS[spec.method](spec.config)
         # Built once: numbers of shots whose calls have one shape share what XLA compiles.
         programs = training.compile_programs(method, spec.recipe), scoring.compile_program(method)
@@ -144,13 +147,20 @@ def _identify(
     return names, masks, notes
 
 
-def _undefined(splits: dict[str, Splits]) -> list[str]:
-    """Which categories have no metrics at all, and why."""
-    lacking = {}
+def _undefined(splits: dict[str, Splits], unmarked: set[str]) -> dict[str, dict[str, str]]:
+    """Which kinds of metrics categories lack, and why; categories that lack none are left out."""
+    found = {}
     for category, split in splits.items():
         defective = sum(part.defective for part in split.test)
-        lacking[category] = metrics.lacking(defective, len(split.test) - defective, "part")
-    return [f"{category}: no metrics, {reason}" for category, reason in lacking.items() if reason]
+        reason = metrics.lacking(defective, len(split.test) - defective, "part")
+        reasons = {"image": reason} if reason else {}
+        if category in unmarked:
+            reasons["pixel"] = "a defective part has no mask"
+        elif not defective:
+            reasons["pixel"] = metrics.lacking(0, 1, "pixel") or ""
+        if reasons:
+            found[category] = reasons
+    return found
 
 
 def _fill_up(lists: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
@@ -253,6 +263,7 @@ def _results(work: _Work, groups: list[Group]) -> dict[str, Any]:
         "settings": work.settings,
         "results": table,
         "more_results": more,
+        "undefined": work.undefined,
         "mean": {shots: record.means(values) for shots, values in table.items()},
         "episodes": per_category(lambda runs: [[ids[run.category][i] for i in work.drawn[run]] for run in runs]),
         "timings": _timings(work.watch, groups),

@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import numpy as np
 import PIL.Image
@@ -117,14 +118,17 @@ def test_normals_are_prepared_where_studies_find_them_and_bad_files_stop_nothing
     assert not shown[: SIZE[0] // 3].any()
     np.testing.assert_array_equal(shown[12:, :], np.broadcast_to([128, 128, 255], (12, 32, 3)))
 
-    # Again: nothing is made anew, but what is missing is.
+    # Again: nothing is made anew but what is missing or shows something else, and notes are told again.
     written = {path: path.stat().st_mtime_ns for path in prepared}
+    foreign = pngs / "bolt" / "train" / "good" / "b.png"
+    PIL.Image.fromarray(np.zeros((*SIZE, 3), np.uint8)).save(foreign)
     prepared[0].unlink()
-    (pngs / "bolt" / "train" / "good" / "b.png").unlink()
-    status, output, errors = run("prepare_normals", cache, *flags, f"--png_dir={pngs}")
+    status, again, errors = run("prepare_normals", cache, *flags, f"--png_dir={pngs}")
     assert status == 1, errors
+    assert again == output
+    assert "about 500 m away" in output
     assert sorted(cache.rglob("*.npz")) == prepared
-    assert (pngs / "bolt" / "train" / "good" / "b.png").exists()
+    assert np.asarray(PIL.Image.open(foreign)).any()
     assert sum(path.stat().st_mtime_ns != written[path] for path in prepared) in (1, 2)
 
 
@@ -152,3 +156,36 @@ def test_a_worker_that_dies_is_told(tmp_path):
     write_category(tmp_path)
     with pytest.raises(InputError, match="--workers=2: a process died"):
         workers.over_parts(dies, mvtec3d.read(tmp_path)["bolt"].train, 2, "dying", Problems())
+
+
+def sleeps(record) -> None:
+    pathlib.Path(record.source.name).with_suffix(".pid").write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def over_sleepers(folder: str) -> None:
+    workers.over_parts(sleeps, mvtec3d.read(pathlib.Path(folder))["bolt"].train, 2, "sleeping", Problems())
+
+
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    write_category(tmp_path)
+    command = "import sys; from tests import test_dataset_tools; test_dataset_tools.over_sleepers(*sys.argv[1:])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    parent = subprocess.Popen([sys.executable, "-c", command, str(tmp_path)], env=environment, cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while len(pids := list(tmp_path.rglob("*.pid"))) < 2 or not all(path.read_text() for path in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    while any(os.path.exists(f"/proc/{path.read_text()}") for path in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_native_normals_that_are_not_there_are_missed(tmp_path):
+    write_category(tmp_path)
+    (record, *_) = mvtec3d.read(tmp_path)["bolt"].train
+    assert check_dataset.examine(record).size == (6, 4)
+    with pytest.raises(InputError, match="--normals=exact"):
+        check_dataset.examine(record, native_normals=True)

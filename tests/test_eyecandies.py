@@ -68,7 +68,9 @@ def test_points_follow_the_documented_camera(tmp_path, size):
     for row in range(size[0]):
         for column in range(size[1]):
             metres = float(values[row, column]) / 65535 * (2.5 - 0.84) + 0.84
-            ray = np.array([column - size[1] / 2, row - size[0] / 2, 711.11]) / 711.11
+            # The focal length is that of images 512 pixels wide.
+            focal_length = 711.11 * size[1] / 512
+            ray = np.array([(column - size[1] / 2) / focal_length, (row - size[0] / 2) / focal_length, 1.0])
             expected[row, column] = metres * ray
     np.testing.assert_allclose(part.xyz, expected, rtol=2e-6, atol=1e-8)
     assert part.xyz[0, 0, 2] == np.float32(0.84), "value zero is the nearest depth, not a hole"
@@ -318,3 +320,12 @@ def test_damaged_files_are_told_in_one_list(train, tmp_path, monkeypatch):
 def test_the_published_counts_are_those_of_the_documentation():
     assert len(eyecandies.PUBLISHED) == 10
     assert sum(sum(counts.values()) for counts in eyecandies.PUBLISHED.values()) == 10 * (1000 + 100 + 50)
+
+
+def test_depth_of_8_bits_is_refused(tmp_path):
+    folder = layouts.eyecandies(tmp_path)
+    path = folder / "train" / "data" / "000_depth.png"
+    PIL.Image.fromarray(np.full((4, 6), 9, np.uint8)).save(path)
+    with pytest.raises(InputError, match="depth of 8 bits") as error:
+        eyecandies.read(tmp_path)
+    assert str(error.value).startswith(f"{path}: ")

@@ -258,7 +258,8 @@ def test_depth_without_a_camera_is_refused_with_the_lines_to_write(tmp_path):
     with pytest.raises(InputError) as error:
         folder.read(home)
     lines = str(error.value).split(":\n")[1]
-    (home / "dataset.toml").write_text(lines)
+    # The numbers are those of a larger image.
+    (home / "dataset.toml").write_text(lines.replace("900", "9"))
     assert sample.load(folder.read(home)["bolt"].train[0]).xyz[3, 5, 2] == pytest.approx(0.5)
 
 
@@ -302,3 +303,30 @@ def test_a_principal_point_outside_the_image_or_at_zero_is_taken_as_it_is(tmp_pa
     path.write_text(CAMERA + "cx = -20\ncy = 0\n")
     camera = settings.read(path).camera()
     assert (camera.fx, camera.fy, camera.cx, camera.cy) == (100.0, 200.0, -20.0, 0.0)
+
+
+def test_a_dataset_toml_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    home = write_category(tmp_path / "bolt", "depth")
+    (home / "dataset.toml").write_text(CAMERA, "utf-8-sig")
+    assert sample.load(folder.read(home)["bolt"].train[0]).xyz[3, 5, 2] == pytest.approx(0.5)
+
+
+def test_a_number_beyond_all_bounds_is_refused(tmp_path):
+    home = write_category(tmp_path / "bolt", "depth")
+    (home / "dataset.toml").write_text(CAMERA.replace("100.0", "1" + "0" * 400))
+    assert_refused(home, home / "dataset.toml", "fx", "no number")
+
+
+def test_masks_of_another_kind_are_missed(tmp_path):
+    home = write_category(tmp_path / "bolt")
+    for path in (home / "dent" / "gt").iterdir():
+        path.rename(path.with_suffix(".bmp"))
+    with pytest.raises(InputError, match="^2 problems") as error:
+        folder.read(home)
+    assert f"000.png: no partner {home / 'dent' / 'gt' / '000.png'}" in str(error.value)
+
+
+def test_braces_in_a_name_are_braces(tmp_path):
+    home = write_category(tmp_path / "bolt{}{0}")
+    (home / "good" / "xyz" / "001.tiff").unlink()
+    assert_refused(home, home / "good" / "rgb" / "001.png", f"no partner {home / 'good' / 'xyz' / '001.tiff'}")

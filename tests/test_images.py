@@ -432,3 +432,31 @@ def originals(tmp_path_factory):
     for name in ("a.png", "a.jpg", "a.bmp"):
         save(folder / name, rng.integers(0, 256, (5, 7, 3), dtype=np.uint8))
     return folder, {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_an_image_that_viewers_turn_is_refused(tmp_path, suffix):
+    path = tmp_path / f"turned{suffix}"
+    exif = PIL.Image.Exif()
+    for orientation in (1, 6):
+        exif[274] = orientation
+        PIL.Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(path, exif=exif)
+        if orientation == 1:
+            assert images.read_rgb(path).shape == (4, 6, 3)
+    assert_refused(images.read_rgb, path, "EXIF orientation 6")
+
+
+def test_a_tiff_of_several_images_is_refused(tmp_path):
+    path = tmp_path / "two.tiff"
+    with tifffile.TiffWriter(path) as file:
+        for size in (4, 5):
+            file.write(np.ones((size, 6, 3), np.float32), photometric="rgb")
+    assert_refused(images.read_xyz, path, "2 images in it, not one")
+
+
+def test_points_beyond_all_bounds_are_refused(tmp_path):
+    path = tmp_path / "far.tiff"
+    xyz = np.ones((4, 6, 3), np.float32)
+    xyz[1, 2, 0] = -1e30
+    tifffile.imwrite(path, xyz, photometric="rgb")
+    assert_refused(images.read_xyz, path, "1e+30")

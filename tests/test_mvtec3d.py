@@ -1,5 +1,6 @@
 """Folders as people have them: strays are passed over, gaps are named, and no part is lost without a word."""
 
+import os
 import pathlib
 import shutil
 
@@ -310,3 +311,38 @@ def test_parts_of_one_category_may_differ_in_size_and_shape(tmp_path):
     parts = [sample.load(record) for record in mvtec3d.read(tmp_path)["bolt"].train]
     assert [part.xyz.shape for part in parts] == [(4, 6, 3), (4, 6, 3), (9, 3, 3)]
     assert [part.gt.shape for part in parts] == [(4, 6), (4, 6), (9, 3)]
+
+
+def test_a_category_that_cannot_be_read_and_a_pipe_are_named_and_the_rest_is_found(tmp_path, monkeypatch):
+    write_category(tmp_path)
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    pipe = tmp_path / "bolt" / "train" / "good" / "rgb" / "000.png"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != locked and access(path, mode))
+    problems = Problems()
+    found = mvtec3d.read(tmp_path, problems=problems)
+    assert list(found) == ["bolt"]
+    assert ids(found["bolt"].train) == ["train/good/001"]
+    assert problems.found[0] == f"{locked}: cannot be read; check the folder and its permissions"
+    assert problems.found[1].startswith(f"{pipe}: a pipe")
+
+
+def test_a_defect_that_cannot_be_listed_does_not_hide_the_others(tmp_path, monkeypatch):
+    folder = write_category(tmp_path)
+    listing = pathlib.Path.iterdir
+
+    def refuse(path):
+        if path == folder / "test" / "dent" / "rgb":
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", refuse)
+    problems = Problems()
+    found = mvtec3d.read(tmp_path, problems=problems)
+    assert ids(found["bolt"].test) == ["test/good/000"]
+    assert problems.found == [
+        f"{folder / 'test/dent/rgb'}: cannot be read (Permission denied); check the folder and its permissions"
+    ]

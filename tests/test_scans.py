@@ -103,3 +103,19 @@ def test_colours_of_a_normal_map_become_unit_normals_in_the_camera_frame(tmp_pat
     np.testing.assert_array_equal(normals[0, 3], (0, 0, 0))
     same_axes = NormalMap(tmp_path / "a.png", axes=(1, 1, 1)).read()
     np.testing.assert_allclose(same_axes[0, 1:3], [(0, 1, 0), (0, 0, 1)], atol=0.005)
+
+
+@pytest.mark.parametrize(
+    ("camera", "named"),
+    [
+        (Intrinsics(6e5, 6.0), "fx = 600000"),
+        (Intrinsics(6.0, 0.3), "fy = 0.3"),
+        (Intrinsics(6.0, 6.0, cx=319.5), "cx = 319.5"),
+        (Intrinsics(6.0, 6.0, cy=-5.0), "cy = -5"),
+    ],
+)
+def test_a_camera_that_cannot_be_that_of_the_image_is_refused(tmp_path, camera, named):
+    path = tmp_path / "a.npy"
+    np.save(path, np.ones((4, 6), np.float32))
+    with pytest.raises(InputError, match=f"{named} for an image of 6x4"):
+        Depth(path, camera).read()

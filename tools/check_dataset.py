@@ -6,6 +6,7 @@ Exits with status 1 if a file cannot be used or a split has another number of pa
 """
 
 import collections
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -39,13 +40,19 @@ class Facts(NamedTuple):
     note: str
 
 
-def examine(record: Record) -> Facts:
+def examine(record: Record, native_normals: bool = False) -> Facts:
     """Opens all files of one part.
+
+    Args:
+      record: the part.
+      native_normals: whether it needs normals of the data set's own.
 
     Raises:
       InputError: naming the file, if one cannot be used.
     """
     part = sample.load(record)
+    if native_normals and part.normals is None:
+        raise InputError(f"{record.source.name}: no normals of the data set's own; take --normals=exact")
     geometry = part.xyz if part.xyz is not None else part.normals
     if geometry is None:
         raise InputError(f"{record.source.name}: neither scan nor normals; add one or remove the part")
@@ -111,7 +118,8 @@ def _run() -> int:
     problems = Problems()
     splits = parts.find(problems)
     records = parts.every(splits)
-    facts = workers.over_parts(examine, records, _WORKERS.value, "opening files", problems)
+    work = functools.partial(examine, native_normals=parts.options().native_normals)
+    facts = workers.over_parts(work, records, _WORKERS.value, "opening files", problems)
     known = datasets.find(parts.FLAGS.dataset)
     published = known.published
     table = rows(records, facts, published)
@@ -130,8 +138,8 @@ def _run() -> int:
         if sentences:
             print("", *(f"{title}: {sentence}" for sentence in sentences), sep="\n")
     odd = [row for row in table if row[3] not in ("-", row[2])]
-    compared = f", {len(odd)} counts differ from the published ones" if published else ""
-    print(f"\n{len(records)} parts, {len(problems.found)} problems{compared}")
+    compared = f", counts that differ from the published ones: {len(odd)}" if published else ""
+    print(f"\nparts: {len(records)}, problems: {len(problems.found)}{compared}")
     return 1 if problems.found or odd else 0
 
 

@@ -13,11 +13,11 @@ import pathlib
 
 import numpy as np
 import PIL.Image
+import PIL.PngImagePlugin
 from absl import app, flags
 
 from experiments import console, parts
 from pirn_jax import atomic, cache, inputs
-from pirn_jax.data import sample
 from pirn_jax.data.problems import Problems
 from pirn_jax.data.sample import Record
 from pirn_jax.geometry import normal_images
@@ -28,11 +28,15 @@ _WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Number of proce
 _PNG = flags.DEFINE_string("png_dir", None, "Where normals go as PNG, at <category>/<id>.png; by default nowhere.")
 
 
-def prepare(record: Record, preparation: Preparation, home: pathlib.Path, png_dir: pathlib.Path | None) -> str | None:
-    """Prepares one part.
+_KEY = "pirn_jax inputs"
+"""Text of a PNG that holds the name of the inputs that it shows."""
+
+
+def prepare(record: Record, preparation: Preparation, home: pathlib.Path, png_dir: pathlib.Path | None) -> str:
+    """Prepares one part, if that has not been done.
 
     Returns:
-      What the user should know of it, empty if nothing; None if all was there already.
+      What the user should know of it, empty if nothing.
 
     Raises:
       InputError: naming the part, if it cannot be used.
@@ -42,15 +46,27 @@ def prepare(record: Record, preparation: Preparation, home: pathlib.Path, png_di
     problems.check()
     path = inputs.cached_path(home, "inputs", name)
     png = None if png_dir is None else png_dir / record.category / f"{record.id}.png"
-    if inputs.load_cached(path) is not None and (png is None or png.exists()):
-        return None
-    part = sample.load(record)
-    seen = inputs.geometry(part, preparation)
+    cached = inputs.load_cached(path)
+    if cached is not None and (png is None or _shows(png, name)):
+        return cached.note
+    part, seen = inputs.examine(record, preparation)
     inputs.save_cached(path, Noted(inputs.network_input(part.rgb, seen, preparation.size), seen.note))
     if png is not None:
+        text = PIL.PngImagePlugin.PngInfo()
+        text.add_text(_KEY, name)
         with atomic.replacing(png) as file:
-            PIL.Image.fromarray(normal_images.to_image(np.asarray(seen.normals))).save(file, format="PNG")
+            image = PIL.Image.fromarray(normal_images.to_image(np.asarray(seen.normals)))
+            image.save(file, format="PNG", pnginfo=text)
     return seen.note
+
+
+def _shows(png: pathlib.Path, name: str) -> bool:
+    """Whether a PNG shows the normals of these inputs, not of other settings or another data set."""
+    try:
+        with PIL.Image.open(png) as image:
+            return image.info.get(_KEY) == name
+    except OSError:
+        return False
 
 
 def _run() -> int:
@@ -64,7 +80,7 @@ def _run() -> int:
         print(f"note: {sentence}")
     for sentence in problems.found:
         print(f"problem: {sentence}")
-    print(f"{len(records)} parts with image and scan; {len(problems.found)} problems")
+    print(f"parts: {len(records)}, problems: {len(problems.found)}")
     return 1 if problems.found else 0
 
 

@@ -2,8 +2,12 @@
 
 import concurrent.futures
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
+
+import jax
 
 from experiments import console
 from pirn_jax.data.problems import InputError, Problems
@@ -20,7 +24,7 @@ def over_parts(
     Args:
       work: can be pickled; an `InputError` of it is a problem of its part.
       records: the parts.
-      workers: number of processes.
+      workers: number of processes; more than processors or parts are no use and are not started.
       title: what is being done, for the progress bar.
       problems: where failures are noted.
 
@@ -31,8 +35,9 @@ def over_parts(
       InputError: if a process died, as it does for want of memory.
     """
     results: list[Result | None] = [None] * len(records)
+    workers = min(workers, os.cpu_count() or 1, len(records))
     with console.stage(title, len(records)) as advance:
-        if workers == 1:
+        if workers <= 1:
             for i, record in enumerate(records):
                 with problems.collecting():
                     results[i] = work(record)
@@ -40,7 +45,7 @@ def over_parts(
             return results
         # JAX has threads of its own, which do not survive a fork.
         context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        with concurrent.futures.ProcessPoolExecutor(workers, context, _begin) as pool:
             pending = {pool.submit(work, record): i for i, record in enumerate(records)}
             try:
                 for future in concurrent.futures.as_completed(pending):
@@ -55,3 +60,16 @@ def over_parts(
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     return results
+
+
+def _begin() -> None:
+    """Sets a worker up: it leaves accelerators to others, and ends with its parent, however that ends."""
+    jax.config.update("jax_platforms", "cpu")
+
+    def follow() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()

@@ -13,7 +13,7 @@ come without labels; one takes part in the test only where someone has added its
 
 import collections
 import functools
-import math
+import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -45,8 +45,11 @@ PUBLISHED: dict[str, dict[str, int]] = {
 """Parts of each category with public labels; the private test set has 200 good and 200 defective ones besides."""
 
 _LIGHTS = range(6)
-_FOCAL_LENGTH = 711.11
-"""Pixels; the one camera of all images, its principal point at their centre (the data set's documentation)."""
+_ENDLESS = 1e6
+"""Metres that no depth reaches."""
+
+_FOCAL_LENGTH = 711.11 / 512
+"""In widths of the image: the one camera of all images, its principal point at their centre (the documentation)."""
 
 _KINDS = ("bumps", "dents", "colors", "normals")
 _PICTURE = re.compile(r"([0-9]+)_(image_[0-5]|depth|normals|mask|(?:bumps|dents|colors|normals)_mask)")
@@ -75,7 +78,7 @@ def read(
     return folders.read_categories(
         directory,
         categories,
-        lambda path: any((path / split / "data").is_dir() for split in ("train", "test_public")),
+        lambda path: any(os.path.isdir(path / split / "data") for split in ("train", "test_public")),
         "train/data and test_public/data",
         functools.partial(_read_category, options=options),
         problems,
@@ -139,7 +142,11 @@ def _check(data: pathlib.Path, part: str, items: Mapping[str, pathlib.Path], nee
 def _scan(depth: pathlib.Path, info: pathlib.Path) -> Depth:
     nearest, farthest = _depth_range(info)
     height, width = images.read_size(depth)
-    camera = Intrinsics(_FOCAL_LENGTH, _FOCAL_LENGTH, width / 2, height / 2)
+    bits = images.png_bit_depth(depth)
+    if bits != 16:
+        raise InputError(f"{depth}: depth of {bits} bits, but 65535 stands for the farthest; download it again")
+    focal_length = _FOCAL_LENGTH * width
+    camera = Intrinsics(focal_length, focal_length, width / 2, height / 2)
     return Depth(depth, camera, (farthest - nearest) / 65535, nearest, zero_is_unseen=False)
 
 
@@ -149,7 +156,7 @@ def _depth_range(path: pathlib.Path) -> tuple[float, float]:
         raise InputError(f"{path}: normalization is {bounds!r}; write min and max under it, in metres")
     for key in ("min", "max"):
         value = bounds.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _ENDLESS:
             raise InputError(f"{path}: normalization.{key} is {value!r}; write a number of metres")
     if bounds["min"] >= bounds["max"]:
         raise InputError(

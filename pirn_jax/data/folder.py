@@ -10,6 +10,7 @@ directory without good/ holds a folder like this for each category. docs/own_dat
 
 import dataclasses
 import functools
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -52,9 +53,9 @@ def read(
     """
     shared = settings.read(directory / settings.NAME)
     read_one = functools.partial(_read_category, shared=shared, unit=options.unit)
-    if not (directory / GOOD).is_dir():
+    if not os.path.isdir(directory / GOOD):
         return folders.read_categories(
-            directory, categories, lambda path: (path / GOOD).is_dir(), "good/rgb", read_one, problems
+            directory, categories, lambda path: os.path.isdir(path / GOOD), "good/rgb", read_one, problems
         )
     home = directory.resolve()
     return folders.read_each(directory, {home.name: home}, categories, read_one, problems)
@@ -62,7 +63,7 @@ def read(
 
 def _read_category(folder: pathlib.Path, problems: Problems, shared: Settings, unit: float | None) -> Splits:
     own = folder / settings.NAME
-    chosen = settings.read(own) if own.is_file() else shared
+    chosen = settings.read(own) if os.path.isfile(own) else shared
     if unit is not None:
         chosen = dataclasses.replace(chosen, unit=unit)
     good = _read_parts(folder, GOOD, chosen, problems)
@@ -92,7 +93,7 @@ def _read_parts(folder: pathlib.Path, name: str, chosen: Settings, problems: Pro
     rgb, gt = (
         folders.files(place / kind, *suffixes, problems=problems) for kind, suffixes in (("rgb", _RGB), ("gt", _GT))
     )
-    kinds = [kind for kind in _GEOMETRY if (place / kind).is_dir()]
+    kinds = [kind for kind in _GEOMETRY if os.path.isdir(place / kind)]
     if not rgb or len(kinds) != 1:
         found = " and ".join(f"{kind}/" for kind in kinds) if rgb else "no part"
         problems.add(
@@ -102,11 +103,11 @@ def _read_parts(folder: pathlib.Path, name: str, chosen: Settings, problems: Pro
         return []
     (kind,) = kinds
     scans = folders.files(place / kind, *_GEOMETRY[kind], problems=problems)
-    folders.check_partners(rgb, scans, _wanted(place / kind, _GEOMETRY[kind]), problems)
-    folders.check_partners(scans, rgb, _wanted(place / "rgb", _RGB), problems)
-    folders.check_partners(gt, rgb, _wanted(place / "rgb", _RGB), problems)
-    if gt and name not in (GOOD, GOOD_TEST):
-        folders.check_partners(rgb, gt, _wanted(place / "gt", _GT), problems)
+    folders.check_partners(rgb, scans, place / kind, " or ".join(_GEOMETRY[kind]), problems)
+    folders.check_partners(scans, rgb, place / "rgb", " or ".join(_RGB), problems)
+    folders.check_partners(gt, rgb, place / "rgb", " or ".join(_RGB), problems)
+    if os.path.isdir(place / "gt") and name not in (GOOD, GOOD_TEST):
+        folders.check_partners(rgb, gt, place / "gt", " or ".join(_GT), problems)
     split, defect = {GOOD: ("train", GOOD), GOOD_TEST: ("test", GOOD)}.get(name, ("test", name))
     return [
         Record(
@@ -118,10 +119,6 @@ def _read_parts(folder: pathlib.Path, name: str, chosen: Settings, problems: Pro
         )
         for part in sorted(set(rgb) & set(scans))
     ]
-
-
-def _wanted(folder: pathlib.Path, suffixes: Sequence[str]) -> str:
-    return f"{folder}/{{}}{' or '.join(suffixes)}"
 
 
 def _scan(kind: str, path: pathlib.Path, rgb: pathlib.Path, chosen: Settings) -> Scan:

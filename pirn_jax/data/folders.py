@@ -1,7 +1,9 @@
 """Finding a data set's files: by name, never by position, with whatever is missing or left over told."""
 
 import contextlib
+import os
 import pathlib
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pirn_jax.data.problems import InputError, Problems
@@ -15,7 +17,8 @@ def subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
       InputError: if the folder cannot be read.
     """
     with _reading(folder):
-        return sorted(path for path in folder.iterdir() if path.name[0] != "." and path.is_dir())
+        # Unlike Path.is_dir, it does not raise where a folder cannot be read.
+        return sorted(path for path in folder.iterdir() if path.name[0] != "." and os.path.isdir(path))
 
 
 def files(folder: pathlib.Path, *suffixes: str, problems: Problems) -> dict[str, pathlib.Path]:
@@ -28,11 +31,13 @@ def files(folder: pathlib.Path, *suffixes: str, problems: Problems) -> dict[str,
     """
     found: dict[str, pathlib.Path] = {}
     with _reading(folder):
-        paths = sorted(folder.iterdir()) if folder.is_dir() else []
+        paths = sorted(folder.iterdir()) if os.path.isdir(folder) else []
     for path in paths:
         if path.suffix.lower() not in suffixes or path.name[0] == ".":
             continue
-        if path.stem in found:
+        if stat.S_ISFIFO(os.lstat(path).st_mode):
+            problems.add(f"{path}: a pipe, which is never read to its end; remove it")
+        elif path.stem in found:
             problems.add(f"{path}: {found[path.stem].name} has the same name; remove one of them")
         else:
             found[path.stem] = path
@@ -40,19 +45,23 @@ def files(folder: pathlib.Path, *suffixes: str, problems: Problems) -> dict[str,
 
 
 def check_partners(
-    found: Mapping[str, pathlib.Path], partners: Mapping[str, pathlib.Path], missing: str, problems: Problems
+    found: Mapping[str, pathlib.Path],
+    partners: Mapping[str, pathlib.Path],
+    folder: pathlib.Path,
+    suffix: str,
+    problems: Problems,
 ) -> None:
     """Notes every file that has no partner of the same name.
 
     Args:
       found: files by name.
       partners: those that should be there as well.
-      missing: path of a partner, with `{}` for the name.
+      folder: where they belong.
+      suffix: what their names end with, in words.
       problems: where it is noted.
     """
     for name in sorted(set(found) - set(partners)):
-        partner = missing.replace("{}", name)
-        problems.add(f"{found[name]}: no partner {partner}; add it or remove this file")
+        problems.add(f"{found[name]}: no partner {folder / name}{suffix}; add it or remove this file")
 
 
 def read_categories(
@@ -79,12 +88,21 @@ def read_categories(
     Raises:
       InputError: if the folder is missing, or holds no category or not the wanted ones.
     """
-    if not directory.is_dir():
+    if not os.path.isdir(directory):
         raise InputError(f"{directory}: no such folder; point --data_dir at the folder that holds the categories")
-    there = {path.name: path for path in subfolders(directory) if looks_like_one(path)}
+    collected = Problems() if problems is None else problems
+    there = {}
+    for path in subfolders(directory):
+        if looks_like_one(path):
+            there[path.name] = path
+        elif not os.access(path, os.R_OK | os.X_OK):
+            collected.add(f"{path}: cannot be read; check the folder and its permissions")
     if not there:
         raise InputError(f"{directory}: no category in it; a category is a folder with {description}")
-    return read_each(directory, there, wanted, read_one, problems)
+    splits = read_each(directory, there, wanted, read_one, collected)
+    if problems is None:
+        collected.check()
+    return splits
 
 
 def read_each(

@@ -22,6 +22,12 @@ _DEPTH_MODES = ("L", "I", "I;16", "I;16B")
 MOST_VALUES = 300_000_000
 """Numbers in a scan beyond which a header is not believed: six times the largest scans of Real-IAD D3."""
 
+_ORIENTATION = 274
+"""EXIF's tag of how to turn an image before it is shown."""
+
+_FARTHEST = 1e9
+"""Largest coordinate of a point in any unit: beyond it squares leave the range of float32's precision."""
+
 # What a decoder lets through of a damaged file differs with where the damage lies.
 _DAMAGE = (
     OSError,
@@ -47,10 +53,13 @@ def read_rgb(path: pathlib.Path) -> np.ndarray:
       InputError: if the file cannot be read or is greyscale, 16 bit, palette or has transparency.
     """
     image = _open(path)
-    depth = _png_bit_depth(path)
+    depth = png_bit_depth(path)
     if image.mode != "RGB" or depth not in (None, 8):
         found = f"{depth}-bit {image.mode}" if depth else image.mode
         raise InputError(f"{path}: a {found} image; save it as 8-bit RGB without transparency")
+    turned = image.getexif().get(_ORIENTATION, 1)
+    if turned != 1:
+        raise InputError(f"{path}: viewers turn it, by its EXIF orientation {turned}; save it as it is to be seen")
     return np.asarray(image)
 
 
@@ -113,6 +122,10 @@ def check_points(path: pathlib.Path, xyz: np.ndarray, nan_is_unseen: bool) -> np
             f"{path}: {invalid.sum()} points are NaN or infinite; write points that were not seen as (0, 0, 0)"
         )
     xyz = np.where(invalid, np.float32(0), xyz) if invalid.any() else xyz
+    if np.abs(xyz).max(initial=0.0) > _FARTHEST:
+        raise InputError(
+            f"{path}: coordinates up to {np.abs(xyz).max():.0e}; write points that were not seen as (0, 0, 0)"
+        )
     if not xyz.any():
         raise InputError(f"{path}: no point was seen; the scan holds nothing, remove the part or scan it again")
     return xyz
@@ -138,7 +151,7 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
 
 def _read_grey_png(path: pathlib.Path) -> np.ndarray:
     image = _open(path)
-    bits = _png_bit_depth(path)
+    bits = png_bit_depth(path)
     # Pillow stretches 2 and 4 bits to 8, and a palette holds numbers of colours: both would be other depths.
     if image.mode not in _DEPTH_MODES or bits not in (8, 16):
         kind = f"{bits}-bit {image.mode} image" if bits else f"{image.format} under the name of a PNG"
@@ -171,6 +184,8 @@ def _read_exr(path: pathlib.Path) -> np.ndarray:
 
 def _read_tiff(path: pathlib.Path) -> np.ndarray:
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
+        if len(file.series) != 1:
+            raise ValueError(f"{len(file.series)} images in it, not one")
         series = file.series[0]
         _check_claim(path, series.size)
         plain = series.keyframe.compression == tifffile.COMPRESSION.NONE
@@ -204,10 +219,11 @@ def decoding(path: pathlib.Path, kind: str) -> Iterator[None]:
     except InputError:
         raise
     except _DAMAGE as error:
-        raise InputError(f"{path}: not a readable {kind} ({error}); export it again") from error
+        remedy = "save it uncompressed" if "imagecodecs" in str(error) else "export it again"
+        raise InputError(f"{path}: not a readable {kind} ({error}); {remedy}") from error
 
 
-def _png_bit_depth(path: pathlib.Path) -> int | None:
+def png_bit_depth(path: pathlib.Path) -> int | None:
     """Bits a channel of a PNG, None for another format: Pillow cuts 16-bit RGB down to 8 without a word."""
     with path.open("rb") as file:
         header = file.read(25)

@@ -7,6 +7,7 @@ Suffixes may be in capitals; names that begin with a dot are passed over.
 """
 
 import functools
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -54,7 +55,7 @@ def read(
     return folders.read_categories(
         directory,
         categories,
-        lambda path: (path / "train").is_dir() or (path / "test").is_dir(),
+        lambda path: os.path.isdir(path / "train") or os.path.isdir(path / "test"),
         "train/good/rgb and train/good/xyz",
         functools.partial(_read_category, unit=options.unit or 1.0),
         problems,
@@ -63,12 +64,16 @@ def read(
 
 def _read_category(folder: pathlib.Path, problems: Problems, unit: float) -> Splits:
     def read_all(split: str, defects: Sequence[str]) -> list[Record]:
-        return [record for defect in defects for record in _read_defect(folder, split, defect, unit, problems)]
+        records = []
+        for defect in defects:
+            with problems.collecting():
+                records += _read_defect(folder, split, defect, unit, problems)
+        return records
 
-    defects = [path.name for path in folders.subfolders(folder / "test")] if (folder / "test").is_dir() else []
+    defects = [path.name for path in folders.subfolders(folder / "test")] if os.path.isdir(folder / "test") else []
     if not defects:
         problems.add(f"{folder / 'test'}: no folder in it; test parts go to test/good and test/<defect>")
-    validation = [GOOD] if (folder / "validation" / GOOD).is_dir() else []
+    validation = [GOOD] if os.path.isdir(folder / "validation" / GOOD) else []
     return Splits(read_all("train", [GOOD]), read_all("validation", validation), read_all("test", defects))
 
 
@@ -78,12 +83,12 @@ def _read_defect(folder: pathlib.Path, split: str, defect: str, unit: float, pro
         folders.files(place / kind, suffix, problems=problems)
         for kind, suffix in (("rgb", ".png"), ("xyz", ".tiff"), ("gt", ".png"))
     )
-    folders.check_partners(rgb, xyz, f"{place / 'xyz'}/{{}}.tiff", problems)
-    folders.check_partners(xyz, rgb, f"{place / 'rgb'}/{{}}.png", problems)
-    folders.check_partners(gt, rgb, f"{place / 'rgb'}/{{}}.png", problems)
+    folders.check_partners(rgb, xyz, place / "xyz", ".tiff", problems)
+    folders.check_partners(xyz, rgb, place / "rgb", ".png", problems)
+    folders.check_partners(gt, rgb, place / "rgb", ".png", problems)
     whole = set(rgb) & set(xyz)
     if split == "test" and defect != GOOD:
-        folders.check_partners(rgb, gt, f"{place / 'gt'}/{{}}.png", problems)
+        folders.check_partners(rgb, gt, place / "gt", ".png", problems)
         whole &= set(gt)
     if not (rgb or xyz or gt):
         problems.add(f"{place}: no part in it; put <name>.png under rgb/ and <name>.tiff under xyz/")

@@ -13,6 +13,7 @@ spelled in small letters, or as OK.
 """
 
 import functools
+import os
 import pathlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -35,11 +36,11 @@ def read(
 
     Args and errors are those of `realiad_d3.read`.
     """
-    there = [path.name for path in folders.subfolders(directory)] if directory.is_dir() else []
+    there = [path.name for path in folders.subfolders(directory)] if os.path.isdir(directory) else []
     return folders.read_categories(
         directory,
         respelled(categories, there),
-        lambda path: (path / "train").is_dir() or (path / "test").is_dir(),
+        lambda path: os.path.isdir(path / "train") or os.path.isdir(path / "test"),
         "train/GOOD/rgb and train/GOOD/xyz, or has a list in realiad_d3_jsons, unpacked",
         functools.partial(_read_category, options=options),
         problems,
@@ -71,7 +72,7 @@ def files_of(
 
 def _read_category(folder: pathlib.Path, problems: Problems, options: Options) -> Splits:
     def places(split: str) -> list[pathlib.Path]:
-        return folders.subfolders(folder / split) if (folder / split).is_dir() else []
+        return folders.subfolders(folder / split) if os.path.isdir(folder / split) else []
 
     train = [place for place in places("train") if is_good(place.name)]
     if not train:
@@ -91,7 +92,7 @@ def _read_defect(place: pathlib.Path, options: Options, problems: Problems) -> l
     rgb = _colour_images(place / "rgb", problems)
     if not rgb:
         problems.add(f"{place}: no part in it; put <part>/<name>_L05_RGB.jpg under rgb/ and <part>.tiff under xyz/")
-    masks = next((path for path in (place / "gt" / "rgb", place / "gt") if path.is_dir()), place / "gt" / "rgb")
+    masks = next((path for path in (place / "gt" / "rgb", place / "gt") if os.path.isdir(path)), place / "gt" / "rgb")
     none = dict.fromkeys(rgb)
     xyz = _partners(rgb, place / "xyz", (".tiff", ".tif"), not native, problems)
     ps = _partners(rgb, place / "ps", (*_JPEG, ".png"), True, problems) if native else none
@@ -120,7 +121,7 @@ def _colour_images(folder: pathlib.Path, problems: Problems) -> dict[str, pathli
 
     for path in _fifth_light(folder, problems):
         add(_LIGHT.split(path.stem)[0].rstrip("_- ") or path.stem, path)
-    for place in folders.subfolders(folder) if folder.is_dir() else []:
+    for place in folders.subfolders(folder) if os.path.isdir(folder) else []:
         with problems.collecting():
             found = _fifth_light(place, problems)
             if not found:

@@ -30,7 +30,7 @@ _PLACES = ("realiad_d3_jsons", "jsons/realiad_d3_jsons")
 
 def find(directory: pathlib.Path) -> pathlib.Path | None:
     """The folder of lists in a data set's folder, if there is one."""
-    return next((directory / place for place in _PLACES if (directory / place).is_dir()), None)
+    return next((directory / place for place in _PLACES if os.path.isdir(directory / place)), None)
 
 
 def read(
@@ -94,9 +94,9 @@ def _load(path: pathlib.Path) -> dict[str, Any]:
 def _home(path: pathlib.Path, raw: pathlib.Path, meta: Any) -> pathlib.Path:
     """The folder that the paths of a list start from."""
     home = raw / _inside(meta.get("prefix", path.stem) if isinstance(meta, dict) else path.stem, f"{path}: meta.prefix")
-    if not home.is_dir():
+    if not os.path.isdir(home):
         archive = raw / f"{path.stem}.zip"
-        remedy = f"unpack {archive}" if archive.is_file() else f"put the files there that {path} names"
+        remedy = f"unpack {archive}" if os.path.isfile(archive) else f"put the files there that {path} names"
         raise InputError(f"{home}: no such folder; {remedy}")
     return home
 

@@ -54,6 +54,11 @@ class Intrinsics:
     cy: float | None = None
 
 
+_FOCAL_LENGTHS, _CENTRES = (0.1, 100.0), (-1.0, 2.0)
+"""Least and most of a camera's numbers, in sides of the image: fields of view from half a degree to 157 degrees, and
+centres of images that were cut out of larger ones (our choice)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Depth:
     """A depth image: z of every pixel, as `offset + scale * value` metres.
@@ -87,11 +92,26 @@ class Depth:
             raise InputError(f"{self.path}: no pixel holds a depth; remove the part or scan it again")
         k = self.intrinsics
         height, width = z.shape
+        self._check_camera(height, width)
         cx = (width - 1) / 2 if k.cx is None else k.cx
         cy = (height - 1) / 2 if k.cy is None else k.cy
         x = (np.arange(width) - cx) / k.fx * z
         y = ((np.arange(height) - cy) / k.fy)[:, None] * z
         return np.stack([x, y, z], axis=-1).astype(np.float32)
+
+    def _check_camera(self, height: int, width: int) -> None:
+        k = self.intrinsics
+        for name, value, side, least, most in (
+            ("fx", k.fx, width, *_FOCAL_LENGTHS),
+            ("fy", k.fy, height, *_FOCAL_LENGTHS),
+            ("cx", k.cx, width, *_CENTRES),
+            ("cy", k.cy, height, *_CENTRES),
+        ):
+            if value is not None and not least <= value / side <= most:
+                raise InputError(
+                    f"{self.path}: {name} = {value:g} for an image of {width}x{height}; it is measured in pixels of "
+                    "this image, correct it"
+                )
 
 
 Scan = Cloud | Depth

@@ -1,7 +1,7 @@
 """`dataset.toml`: what the files of one's own parts do not tell, the camera and the units."""
 
 import dataclasses
-import math
+import os
 import pathlib
 import tomllib
 
@@ -13,6 +13,8 @@ NAME = "dataset.toml"
 _REQUIRED = {"depth": ("scale", "fx", "fy"), "xyz": ()}
 _OPTIONAL = {"depth": ("cx", "cy"), "xyz": ("unit",)}
 _ABOVE_ZERO = ("scale", "fx", "fy", "unit")
+_ENDLESS = 1e9
+"""Beyond any number that a camera or a unit has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +54,10 @@ def read(path: pathlib.Path) -> Settings:
     Raises:
       InputError: naming the file, the key, the value and the remedy, if something in it cannot be used.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         return Settings(path)
     try:
-        tables = tomllib.loads(path.read_text("utf-8"))
+        tables = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     except ValueError as error:
@@ -79,7 +81,7 @@ def _numbers(path: pathlib.Path, name: str, table: object) -> dict[str, float]:
 
 
 def _number(path: pathlib.Path, label: str, key: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _ENDLESS:
         raise InputError(f"{path}: {label} = {value!r} is no number; write it as 0.001 or 900.0, without quotes")
     if key in _ABOVE_ZERO and value <= 0:
         raise InputError(f"{path}: {label} = {value!r} is not above zero; give it in metres per unit, or pixels")

@@ -172,7 +172,7 @@ def fit_plane(points: Float[np.ndarray, "n 3"], threshold: float, seed: int = 0)
       seed: of the draws.
 
     Returns:
-      The plane; None if every draw was exactly on a line.
+      The plane; None if every draw was exactly on a line, or fewer than three points support the best plane.
     """
     rng = np.random.default_rng(seed)
     # One wild point would move the mean so far that nothing is left of the others' digits.
@@ -188,6 +188,8 @@ def fit_plane(points: Float[np.ndarray, "n 3"], threshold: float, seed: int = 0)
     distances = scored @ normals.T - np.sum(first * normals, axis=-1)
     best = np.argmax(np.maximum(1 - (distances / threshold) ** 2, 0).sum(axis=0))
     support = points[np.abs((points - first[best]) @ normals[best]) <= threshold]
+    if len(support) < 3:
+        return None
     normal = np.linalg.eigh(np.cov(support.T))[1][:, 0]
     return normal, float(normal @ (support.mean(axis=0) + centre))
 

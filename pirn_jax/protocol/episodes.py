@@ -18,7 +18,7 @@ class Run(NamedTuple):
 
 def generator(run: Run, purpose: str) -> np.random.Generator:
     """Random numbers that depend on the run's category and seed and on the purpose, and on nothing else."""
-    names = [zlib.crc32(text.encode()) for text in (run.category, purpose)]
+    names = [zlib.crc32(text.encode("utf-8", "surrogateescape")) for text in (run.category, purpose)]
     return np.random.default_rng([run.seed, *names])
 
 

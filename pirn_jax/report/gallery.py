@@ -12,16 +12,16 @@ from pirn_jax.geometry import normal_images
 from pirn_jax.inputs import Preparation
 from pirn_jax.protocol.episodes import Run
 from pirn_jax.protocol.scoring import Maps
-from pirn_jax.report.page import Gallery, Picture
+from pirn_jax.report.pictures import Gallery, Picture
 
 _OF_EACH_KIND = 2
 
-_SIDE = 256
+_SIDE = 280
 """Longest side of a picture in pixels: enough to judge by, and a page of ten categories stays under 15 MB."""
 
 
 def build(run: Run, records: Sequence[Record], distances: np.ndarray, maps: Maps, preparation: Preparation) -> Gallery:
-    """Pictures of the best and worst detected defects and of the worst false alarms of one run.
+    """Pictures of the worst detected defects, the worst false alarms and the best detected defects of one run.
 
     Args:
       run: the run.
@@ -37,9 +37,9 @@ def build(run: Run, records: Sequence[Record], distances: np.ndarray, maps: Maps
     rising = np.argsort(scores, kind="stable")
     defects, goods = rising[defective[rising]], rising[~defective[rising]]
     chosen = [
-        *(("best detected", i) for i in defects[: -_OF_EACH_KIND - 1 : -1]),
         *(("worst detected", i) for i in defects[:_OF_EACH_KIND] if i not in defects[-_OF_EACH_KIND:]),
         *(("false alarm", i) for i in goods[: -_OF_EACH_KIND - 1 : -1]),
+        *(("best detected", i) for i in defects[: -_OF_EACH_KIND - 1 : -1]),
     ]
     return Gallery(
         shots=str(run.shots),

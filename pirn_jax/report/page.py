@@ -1,78 +1,22 @@
-"""The result of a run as one HTML file that needs nothing but itself: no network, no script, no second file."""
+"""The result of a run as one HTML file that needs nothing but itself: no network, no second file."""
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
 
 from pirn_jax import atomic
-from pirn_jax.report import figures, tables
+from pirn_jax.report import charts, figures, published, tables
+from pirn_jax.report.pictures import KINDS, Gallery, Picture
 
-KINDS = ("best detected", "worst detected", "false alarm")
-_SUMMARY = (
-    "With {count} good part{plural} per category, the mean over {categories} and {seeds} is "
-    "{image} image AUROC, {pixel} pixel AUROC and {aupro} AUPRO@30%."
-)
+__all__ = ["KINDS", "Gallery", "Picture", "plain", "render", "write_page"]
 
-
-@dataclass(frozen=True)
-class Picture:
-    """One test part as the method saw it; all arrays share height and width.
-
-    Attributes:
-      kind: "best detected", "worst detected" or "false alarm".
-      sample_id: the part's name in the data set.
-      defect: the name of its defect, "good" for a good part.
-      score: its anomaly score, the larger the more anomalous.
-      rgb: the photo.
-      normals: surface normals drawn as colours.
-      maps: an anomaly map per modality under the name to show, such as "RGB map".
-      fused: the anomaly map of all modalities together.
-      gt: where the defect is, None where nobody marked it.
-    """
-
-    kind: str
-    sample_id: str
-    defect: str
-    score: float
-    rgb: UInt8[np.ndarray, "h w 3"]
-    normals: UInt8[np.ndarray, "h w 3"]
-    maps: dict[str, Float[np.ndarray, "h w"]]
-    fused: Float[np.ndarray, "h w"]
-    gt: Bool[np.ndarray, "h w"] | None
-
-    def __post_init__(self) -> None:
-        """Refuses an unknown kind."""
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown kind of picture {self.kind!r}: choose from {', '.join(KINDS)}")
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Telling test parts of one run (category, shots, seed), with the scores of all its test parts.
-
-    Attributes:
-      shots: a key of `results["results"]`.
-      category: a key below it.
-      seed: which repeat, from 0.
-      pictures: the parts to show, in order.
-      good_scores: scores of the good test parts.
-      defect_scores: scores of the defective test parts.
-      scale: anomaly shown darkest and brightest in every fused map of the category.
-    """
-
-    shots: str
-    category: str
-    seed: int
-    pictures: list[Picture]
-    good_scores: Float[np.ndarray, " n"]
-    defect_scores: Float[np.ndarray, " m"]
-    scale: tuple[float, float]
+_SUMMARY = "With {count} good part{plural} per category, the mean over {categories} and {seeds} is {values}."
 
 
 @dataclass(frozen=True)
@@ -84,14 +28,42 @@ class _Panel:
     alt: str
 
 
-def write_page(path: str | os.PathLike[str], results: dict[str, Any], galleries: Sequence[Gallery]) -> None:
+def write_page(
+    path: str | os.PathLike[str],
+    results: dict[str, Any],
+    galleries: Sequence[Gallery],
+    histories: Mapping[str, Mapping[str, np.ndarray]] = MappingProxyType({}),
+) -> None:
     """Writes the page, or replaces it in one step.
 
     Args:
       path: the HTML file.
       results: the dictionary of `results.json`.
       galleries: shown in this order; may be empty.
+      histories: what training measured, see `charts.training_svgs`; may be empty.
     """
+    shots = tables.shots_in_order(results)
+    text = render(
+        "page.html.jinja",
+        results=results,
+        notes=results.get("notes", []),
+        seeds=_seeds(results),
+        summary=[*(_summary(results, some) for some in _extremes(shots)), *_categories_in_words(results, shots)],
+        metrics=list(tables.METRICS.values()),
+        tables=[_table(results, some) for some in shots],
+        undefined=_undefined(results),
+        over_shots=charts.shots_svg(results) if len(shots) > 1 else "",
+        training=charts.training_svgs(histories),
+        galleries=[_gallery(gallery) for gallery in galleries],
+        gradient=figures.heat_gradient(),
+        settings={name: plain(value) for name, value in results["settings"].items()},
+        timings={name.removesuffix("_s"): _seconds(value) for name, value in results["timings"].items()},
+    )
+    atomic.write_text(path, text)
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this package filled in; all values are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pirn_jax.report", ""),
         autoescape=True,
@@ -99,19 +71,7 @@ def write_page(path: str | os.PathLike[str], results: dict[str, Any], galleries:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template("page.html.jinja").render(
-        results=results,
-        notes=results.get("notes", []),
-        seeds=_seeds(results),
-        summary=[_summary(results, shots) for shots in _extremes(tables.shots_in_order(results))],
-        metrics=list(tables.METRICS.values()),
-        tables=[_table(results, shots) for shots in tables.shots_in_order(results)],
-        galleries=[_gallery(gallery) for gallery in galleries],
-        gradient=figures.heat_gradient(),
-        settings={name: _plain(value) for name, value in results["settings"].items()},
-        timings={name.removesuffix("_s"): _seconds(value) for name, value in results["timings"].items()},
-    )
-    atomic.write_text(path, text)
+    return environment.get_template(template).render(**values)
 
 
 def _extremes(shots: list[str]) -> list[str]:
@@ -126,16 +86,26 @@ def _seeds(results: dict[str, Any]) -> str:
 
 def _summary(results: dict[str, Any], shots: str) -> str:
     categories, seeds = results["results"][shots], tables.seed_count(results["results"][shots])
-    image, pixel, aupro = (text.replace(" ", "\N{NO-BREAK SPACE}") for text in tables.mean_row(results, shots))
+    means = zip(tables.mean_row(results, shots), tables.METRICS.values(), strict=True)
+    told = [text.replace(" ", "\N{NO-BREAK SPACE}") + f" {name}" for text, name in means if text != tables.UNDEFINED]
     return _SUMMARY.format(
         count=shots,
         plural="" if shots == "1" else "s",
         categories="1 category" if len(categories) == 1 else f"{len(categories)} categories",
         seeds="1 seed" if seeds == 1 else f"{seeds} seeds",
-        image=image,
-        pixel=pixel,
-        aupro=aupro,
+        values=", ".join(told[:-1]) + " and " * (len(told) > 1) + (told[-1] if told else "undefined"),
     )
+
+
+def _categories_in_words(results: dict[str, Any], shots: list[str]) -> list[str]:
+    """Which categories are easiest and hardest with the most shots, where there is a difference."""
+    categories = results["results"][shots[-1]] if shots else {}
+    means = {name: tables.summarize(values["image_auroc"])[0] for name, values in categories.items()}
+    ranked = sorted((mean, name) for name, mean in means.items() if mean is not None)
+    if len(ranked) < 2 or ranked[0][0] == ranked[-1][0]:
+        return []
+    (low, worst), (high, best) = ranked[0], ranked[-1]
+    return [f"Defects are told best in {best} ({high:.3f} image AUROC) and worst in {worst} ({low:.3f})."]
 
 
 def _table(results: dict[str, Any], shots: str) -> dict[str, Any]:
@@ -144,31 +114,44 @@ def _table(results: dict[str, Any], shots: str) -> dict[str, Any]:
         "caption": f"{tables.shots_label(shots)}, " + ("1 seed" if seeds == 1 else f"mean ± std over {seeds} seeds"),
         "rows": tables.category_rows(results, shots),
         "mean": tables.mean_row(results, shots),
+        "published": [
+            (
+                f"PIRN paper, {row.table}, mean of {published.CATEGORIES[row.dataset]} categories",
+                [tables.score_text(getattr(row, metric), None) for metric in tables.METRICS],
+            )
+            for row in published.rows(results, shots)
+        ],
     }
+
+
+def _undefined(results: dict[str, Any]) -> list[str]:
+    """Why metrics are shown as a dash, a sentence each, where the results say so."""
+    return [
+        f"{category}: {kind} metrics are undefined: {reason}."
+        for category, reasons in results.get("undefined", {}).items()
+        for kind, reason in reasons.items()
+    ]
 
 
 def _gallery(gallery: Gallery) -> dict[str, Any]:
     names = list(dict.fromkeys(name for picture in gallery.pictures for name in picture.maps))
-    scales = {
-        name: _extent([picture.maps[name] for picture in gallery.pictures if name in picture.maps]) for name in names
-    }
+    share = _share(gallery.scale, len(names))
     return {
         "category": gallery.category,
         "run": f"{tables.shots_label(gallery.shots)}, seed {gallery.seed}",
         "histogram": figures.histogram_svg(gallery.good_scores, gallery.defect_scores),
-        "rows": [(picture, _panels(picture, scales, gallery.scale)) for picture in gallery.pictures],
-        "scales": [(name, *_ends(*scale)) for name, scale in {"Fused map": gallery.scale, **scales}.items()],
+        "rows": [(picture, _panels(picture, gallery.scale, share)) for picture in gallery.pictures],
+        "scales": [("Fused map", *_ends(*gallery.scale)), *((name, *_ends(*share)) for name in names)],
     }
 
 
-def _extent(maps: list[np.ndarray]) -> tuple[float, float]:
-    """The scale that the maps of one modality share: their smallest and largest finite value, 0 to 0 without any."""
-    values = np.concatenate([values[np.isfinite(values)] for values in maps])
-    return (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+def _share(scale: tuple[float, float], count: int) -> tuple[float, float]:
+    """What is left of the fused map's scale for each of the maps it is the sum of: all have one scale."""
+    return scale[0] / max(count, 1), scale[1] / max(count, 1)
 
 
-def _panels(picture: Picture, scales: dict[str, tuple[float, float]], scale: tuple[float, float]) -> list[_Panel]:
-    maps = {name: figures.heat(values, *scales[name]) for name, values in picture.maps.items()}
+def _panels(picture: Picture, scale: tuple[float, float], share: tuple[float, float]) -> list[_Panel]:
+    maps = {name: figures.heat(values, *share) for name, values in picture.maps.items()}
     images = {"RGB": picture.rgb, "Normals": picture.normals, **maps}
     images["Fused map"] = figures.overlay(picture.rgb, picture.fused, *scale)
     panels = [_Panel(name, figures.data_uri(image), f"{name} of {picture.sample_id}") for name, image in images.items()]
@@ -190,7 +173,8 @@ def _ends(low: float, high: float) -> list[str]:
     return [f"{0 if abs(end) < 1e-6 * (high - low) else end:.3g}" for end in (low, high)]
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A JSON value as text, words without quotes."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -1,0 +1,102 @@
+"""The gallery shows the parts that tell most, worst first, as the method saw them."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pirn_jax.data.sample import Record
+from pirn_jax.inputs import Preparation
+from pirn_jax.protocol.episodes import Run
+from pirn_jax.protocol.scoring import Maps
+from pirn_jax.report import gallery
+
+SIZE = (40, 60)
+MAPS = Maps(grid=4, input_size=16, sigma=0.0)
+NATIVE = Preparation(size=16, normals="native", foreground="none")
+
+
+@dataclasses.dataclass(frozen=True)
+class InMemory:
+    """A grey part with normals towards the camera, and a mask of its lower right corner or none."""
+
+    name: str
+    marked: bool
+    scale: int = 1
+
+    def size(self):
+        """Height and width."""
+        return SIZE[0] * self.scale, SIZE[1] * self.scale
+
+    def digest(self):
+        """Nothing is cached."""
+        return b""
+
+    def mask(self):
+        """The marked corner."""
+        gt = np.zeros(self.size(), bool)
+        gt[-1, -1] = True
+        return (self.name, gt) if self.marked else None
+
+    def arrays(self):
+        """Image, no scan, normals."""
+        normals = np.broadcast_to(np.array([0, 0, -1], np.float32), (*self.size(), 3))
+        return np.full((*self.size(), 3), 90, np.uint8), None, normals.copy()
+
+
+def build(scores, defects, marked=True, scale=1):
+    """The gallery of parts with constant maps, whose scores are given."""
+    records = [
+        Record("knob", "test", defect, f"test/{defect}/{i}", InMemory(str(i), marked and defect != "good", scale))
+        for i, defect in enumerate(defects)
+    ]
+    distances = np.array(scores, np.float32)[:, None, None] / 2 * np.ones((1, 2, 16), np.float32)
+    return gallery.build(Run("knob", 5, 3), records, distances, MAPS, NATIVE)
+
+
+@pytest.fixture
+def built():
+    return build([0.5, 0.1, 0.9, 0.3, 0.7, 0.2, 0.8, 0.4], ["dent"] * 5 + ["good"] * 3)
+
+
+def test_worst_misses_come_first_then_false_alarms_then_the_best(built):
+    shown = [(picture.kind, round(picture.score, 3)) for picture in built.pictures]
+    assert shown == [
+        ("worst detected", 0.1),
+        ("worst detected", 0.3),
+        ("false alarm", 0.8),
+        ("false alarm", 0.4),
+        ("best detected", 0.9),
+        ("best detected", 0.7),
+    ]
+    assert (built.shots, built.category, built.seed) == ("5", "knob", 3)
+    np.testing.assert_allclose(np.sort(built.good_scores), [0.2, 0.4, 0.8], atol=1e-6)
+    np.testing.assert_allclose(built.scale, (0.1, 0.9), atol=1e-6)
+
+
+def test_few_parts_are_shown_once():
+    ids = [picture.sample_id for picture in build([0.5, 0.1, 0.9], ["dent", "dent", "good"]).pictures]
+    assert len(ids) == len(set(ids)) == 3
+
+
+def test_maps_add_up_and_pictures_keep_proportions(built):
+    for picture in built.pictures:
+        assert picture.rgb.shape == picture.normals.shape == (*SIZE, 3)
+        np.testing.assert_allclose(sum(picture.maps.values()), picture.fused, atol=1e-6)
+        np.testing.assert_allclose(picture.fused.max(), picture.score, atol=1e-6)
+
+
+def test_large_parts_are_shrunk_and_their_thin_defects_stay_visible():
+    (picture,) = build([0.5], ["dent"], scale=20).pictures
+    height, width = picture.fused.shape
+    assert max(height, width) < 400
+    assert width / height == pytest.approx(1.5, abs=0.02)
+    assert picture.gt[-1, -1]  # one pixel of 800 x 1200
+    assert picture.gt.sum() == 1
+
+
+def test_an_unmarked_defect_has_no_ground_truth_and_a_good_part_an_empty_one():
+    defective, good = build([0.5, 0.1], ["dent", "good"], marked=False).pictures
+    defective, good = sorted((defective, good), key=lambda picture: picture.defect)
+    assert defective.gt is None
+    assert not good.gt.any()
