@@ -1,23 +1,21 @@
 """Makes the page of a finished run again, or compares several, from their output directories alone.
 
     python -m experiments.report RUN
-    python -m experiments.report RUN RUN... --output=compare.html
+    python -m experiments.report RUN RUN... --page=compare.html
 
 With one run, writes its report.html; with several, a page of the differences between the first and each of the
 others. The data set is not needed.
 """
 
 import pathlib
-import sys
 
 from absl import app, flags
 
+from experiments import console
 from pirn_jax.data.problems import InputError
 from pirn_jax.report import comparison, finished
 
-_OUTPUT = flags.DEFINE_string(
-    "output", None, "The page to write; default RUN/report.html, for several runs compare.html."
-)
+_PAGE = flags.DEFINE_string("page", None, "The page to write; default RUN/report.html, for several runs compare.html.")
 
 
 def _names(directories: list[pathlib.Path]) -> list[str]:
@@ -33,8 +31,8 @@ def _run(arguments: list[str]) -> pathlib.Path:
     if len({directory.resolve() for directory in directories}) < len(directories):
         raise InputError(f"{', '.join(arguments)}: a run is given twice; give different output directories")
     if len(directories) == 1:
-        return finished.write_page(directories[0], pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None)
-    output = pathlib.Path(_OUTPUT.value or "compare.html")
+        return finished.write_page(directories[0], pathlib.Path(_PAGE.value) if _PAGE.value else None)
+    output = pathlib.Path(_PAGE.value or "compare.html")
     results = [finished.read_results(directory) for directory in directories]
     comparison.write_page(output, dict(zip(_names(directories), results, strict=True)))
     return output
@@ -42,12 +40,7 @@ def _run(arguments: list[str]) -> pathlib.Path:
 
 def main(arguments: list[str]) -> None:
     """Writes the page; exits with status 1 and one sentence if something is wrong with what the user gave."""
-    try:
-        print(_run(arguments[1:]))
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error.filename or ''}: {error.strerror or error}; check the disk and --output")
+    console.run(lambda: print(_run(arguments[1:])), arguments[:1], places="--page")
 
 
 if __name__ == "__main__":

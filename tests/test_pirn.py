@@ -178,3 +178,22 @@ def test_score_does_not_depend_on_the_scale_of_the_features():
         jax.jit(lambda x: method.score(method.init(jax.random.key(0), x), x[0]))(x) for x in (batch, batch * factor)
     )
     np.testing.assert_allclose(scaled, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("mnc", [True, False])
+def test_gates_and_use_of_prototypes_are_told_with_the_loss(mnc):
+    config = dataclasses.replace(SMALL, mnc=mnc)
+    method = pirn(config)
+    batch = features(1, (2, 2, N, C))
+    params = jax.jit(method.init)(jax.random.key(0), batch)
+    if mnc:
+        for i, gamma in enumerate(([0.1, 2.0], [0.3, -1.0])):
+            params["decoder"][f"layer_{i}"]["inject"]["gamma"] = jnp.array(gamma)
+    loss, told = jax.jit(method.loss)(params, batch)
+    np.testing.assert_allclose(loss, (told["loss_rgb"] + told["loss_normals"]) / 2, rtol=1e-6)
+    assert all(1 / config.num_prototypes <= told[f"prototype_use_{m}"] <= 1 for m in ("rgb", "normals"))
+    assert told["prototype_use_rgb"] != told["prototype_use_normals"]
+    assert ("gate_rgb" in told) == mnc
+    if mnc:
+        np.testing.assert_allclose(told["gate_rgb"], (np.tanh(0.1) + np.tanh(0.3)) / 2, rtol=1e-6)
+        np.testing.assert_allclose(told["gate_normals"], (np.tanh(2.0) + np.tanh(-1.0)) / 2, rtol=1e-6)

@@ -119,7 +119,7 @@ def test_command_writes_a_page_of_one_run_and_a_comparison_of_several(tmp_path, 
     assert (directory / "report.html").exists()
     report.main(["report", "run", "other"])
     assert capsys.readouterr().out.splitlines() == ["run/report.html", "compare.html"]
-    with flagsaver.flagsaver(output="one.html"):
+    with flagsaver.flagsaver(page="one.html"):
         report.main(["report", "run"])
         assert (tmp_path / "one.html").read_bytes() == (directory / "report.html").read_bytes()
     for arguments, message in ([], "no run given"), (["run", "run"], "a run is given twice"):

@@ -140,3 +140,12 @@ def test_unknown_scale_is_refused_with_the_choices():
 def test_zero_patch_has_a_finite_gradient():
     gradient = jax.grad(lambda z: transport.cosine_cost(z, jnp.ones((2, 3))).sum())(jnp.zeros((1, 3)))
     assert jnp.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize(
+    ("assigned", "expected"),
+    [([0, 1, 2, 3], 1.0), ([2, 2, 2, 2], 0.25), ([0, 0, 3, 3], 0.5), ([1, 1, 1, 2], 4 / 3**0.75 / 4)],
+)
+def test_use_of_prototypes_is_that_of_their_patches(assigned, expected):
+    plan = 0.1 + 0.2 * np.eye(4)[assigned]
+    np.testing.assert_allclose(transport.prototype_use(jnp.asarray(plan)), expected, rtol=1e-6)

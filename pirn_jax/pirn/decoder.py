@@ -86,21 +86,22 @@ class DecoderLayer(nn.Module):
         if config.apr:
             refine = _per_modality(prototypes.Refinement)(config.epsilon, config.sinkhorn_iterations, name="refine")
             p = refine(z, p)
-        z_bpa = jax.vmap(self._assign)(z, p)
+        z_bpa, use = jax.vmap(self._assign)(z, p)
+        self.sow("diagnostics", "use", use)
         if not config.mnc:
             return z_bpa, p
         aligned = communication.Alignment(config.neighbours, config.heads, name="align")(p)
         z_mnc = _per_modality(communication.Injection)(config.injection, name="inject")(z, z_bpa, aligned[::-1])
         return z_bpa + z_mnc, p
 
-    def _assign(self, z: Float[Array, "n c"], p: Float[Array, "k c"]) -> Float[Array, "n c"]:
+    def _assign(self, z: Float[Array, "n c"], p: Float[Array, "k c"]) -> tuple[Float[Array, "n c"], Float[Array, ""]]:
         config = self.config
         cost = transport.cosine_cost(z, p)
         if config.assignment == "softmax":
             plan = transport.softmax_plan(cost, config.epsilon)
         else:
             plan = transport.transport_plan(cost, config.epsilon, config.sinkhorn_iterations)
-        return transport.reconstruct(plan, p, config.plan_scale)
+        return transport.reconstruct(plan, p, config.plan_scale), transport.prototype_use(plan)
 
 
 class Decoder(nn.Module):
@@ -126,6 +127,13 @@ class Decoder(nn.Module):
         return z
 
 
+def _gates(params: Params) -> dict[str, Float[Array, "2"]]:
+    """How far each modality opens to the other, `tanh(gamma)`, the mean of all layers; empty without communication."""
+    layers = [layer for name, layer in params["decoder"].items() if name.startswith("layer_")]
+    gammas = [layer["inject"]["gamma"] for layer in layers if "inject" in layer]
+    return {"gate": jnp.mean(jnp.tanh(jnp.stack(gammas)), axis=0)} if gammas else {}
+
+
 def pirn(config: Config) -> Method:
     """PIRN as a method.
 
@@ -135,9 +143,11 @@ def pirn(config: Config) -> Method:
     """
     decoder = Decoder(config)
 
-    def rebuild(params: Params, features: Float[Array, "2 n c"]) -> Float[Array, "2 n c"]:
+    def rebuild(params: Params, features: Float[Array, "2 n c"]) -> tuple[Float[Array, "2 n c"], Float[Array, "2"]]:
+        """Rebuilt patches, and the share of each modality's prototypes in use, the mean of all layers."""
         scale = jax.lax.stop_gradient(params["scale"])[:, None, None]
-        return decoder.apply({"params": params["decoder"]}, features / scale)  # pyright: ignore
+        rebuilt, seen = decoder.apply({"params": params["decoder"]}, features / scale, mutable=["diagnostics"])
+        return rebuilt, jnp.mean(jnp.stack(jax.tree.leaves(seen)), axis=0)
 
     def init(key, features):
         scale = jnp.sqrt(jnp.mean(features**2, axis=(0, 2, 3)))
@@ -145,12 +155,14 @@ def pirn(config: Config) -> Method:
         return {"scale": scale, "decoder": weights}
 
     def loss(params, batch):
-        rebuilt = jax.vmap(lambda features: rebuild(params, features))(batch)
+        rebuilt, use = jax.vmap(lambda features: rebuild(params, features))(batch)
         rgb = losses.soft_mining(batch[:, 0], rebuilt[:, 0])
         normals = losses.soft_mining(batch[:, 1], rebuilt[:, 1])
-        return (rgb + normals) / 2, {"loss_rgb": rgb, "loss_normals": normals}
+        seen = {"loss": jnp.stack([rgb, normals]), "prototype_use": jnp.mean(use, axis=0)} | _gates(params)
+        named = {f"{name}_{m}": values[i] for name, values in seen.items() for i, m in enumerate(("rgb", "normals"))}
+        return (rgb + normals) / 2, named
 
     def score(params, features):
-        return losses.cosine_distance(features, rebuild(params, features))
+        return losses.cosine_distance(features, rebuild(params, features)[0])
 
     return Method(init, loss, score)

@@ -90,6 +90,18 @@ def _plan_backward(epsilon, iterations, plan, cotangent):
 _plan.defvjp(_plan_forward, _plan_backward)
 
 
+def prototype_use(plan: Float[Array, "n k"]) -> Float[Array, ""]:
+    """Effective share of the prototypes that patches are assigned to, in [1/k, 1].
+
+    The exponential of the entropy of the share of patches that each prototype gets most mass of, over k: balanced
+    columns force mass onto every prototype, so the mass itself would always say 1 (our choice).
+    """
+    k = plan.shape[1]
+    share = jnp.mean(jax.nn.one_hot(jnp.argmax(plan, axis=1), k), axis=0)
+    entropy = -jnp.sum(share * jnp.log(jnp.where(share > 0, share, 1.0)))
+    return jnp.exp(entropy) / k
+
+
 def softmax_plan(cost: Float[Array, "n k"], epsilon: float) -> Float[Array, "n k"]:
     """The unbalanced assignment that the paper ablates: a softmax per patch, row sums 1/n, columns free."""
     return jax.nn.softmax(-cost / epsilon, axis=1) / cost.shape[0]
