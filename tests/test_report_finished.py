@@ -109,18 +109,25 @@ def test_what_is_no_finished_run_is_told_in_a_sentence(directory, change, messag
     assert "\n" not in str(caught.value)
 
 
+def build(*arguments: str) -> None:
+    """Runs the command, which ends the process."""
+    with pytest.raises(SystemExit) as end:
+        report.main(["report", *arguments])
+    assert end.value.code is None
+
+
 def test_command_writes_a_page_of_one_run_and_a_comparison_of_several(tmp_path, directory, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags.FLAGS.mark_as_parsed()
     other = tmp_path / "other"
     other.mkdir()
     archive.write_json(other / "results.json", reports.results())
-    report.main(["report", "run"])
+    build("run")
     assert (directory / "report.html").exists()
-    report.main(["report", "run", "other"])
+    build("run", "other")
     assert capsys.readouterr().out.splitlines() == ["run/report.html", "compare.html"]
     with flagsaver.flagsaver(page="one.html"):
-        report.main(["report", "run"])
+        build("run")
         assert (tmp_path / "one.html").read_bytes() == (directory / "report.html").read_bytes()
     for arguments, message in ([], "no run given"), (["run", "run"], "a run is given twice"):
         with pytest.raises(SystemExit, match=f"error: .*{message}"):
