@@ -21,7 +21,7 @@ from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Splits
 from pirn_jax.encoders import pretrained
 from pirn_jax.protocol import training
-from pirn_jax.report import archive, finished, gallery, pictures, tables
+from pirn_jax.report import archive, finished, gallery, pictures, tables, tracking
 from pirn_jax.spec import Spec
 
 PRESETS = {
@@ -44,6 +44,7 @@ flags.DEFINE_list("blocks", None, "Blocks of the encoder that are averaged, from
 flags.DEFINE_float("sigma", 4.0, "Gaussian on anomaly maps, in pixels of the encoder's input.", lower_bound=0.0)
 flags.DEFINE_string("output_dir", None, "Where results go; by default outputs/ and the name of the study.")
 flags.DEFINE_enum("save_maps", "first", ("none", "first", "all"), "Seeds whose fused anomaly maps are written.")
+flags.DEFINE_bool("tensorboard", False, "Also write event files of TensorBoard, to tensorboard/ in --output_dir.")
 flags.DEFINE_bool("debug", False, "A study of under a minute: built-in parts, 2 shots, 2 seeds, 2 epochs.")
 flags.DEFINE_enum("preset", "default", list(PRESETS), "Where hyperparameters that no flag sets come from.")
 _DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
@@ -99,7 +100,8 @@ def _spec() -> Spec:
             )
     except ValueError as error:
         raise InputError(str(error)) from error
-    return Spec(FLAGS.dataset, shots, FLAGS.seeds, FLAGS.method, config, recipe, encoder, preparation, FLAGS.sigma)
+    asked = (FLAGS.dataset, shots, FLAGS.seeds, FLAGS.method, config, recipe, encoder, preparation, FLAGS.sigma)
+    return Spec(*asked, parts.options())
 
 
 def _output_directory(spec: Spec) -> pathlib.Path:
@@ -128,6 +130,9 @@ def _write_outputs(spec: Spec, splits: dict[str, Splits], output: pathlib.Path, 
     tables.write_csv(results, output / "results.csv")
     archive.write_json(output / "results.json", results)
     finished.write_page(output)
+    tracking.write_lines(output, results["settings"])
+    if FLAGS.tensorboard:
+        tracking.write_events(output, results["settings"], galleries)
 
 
 def _run() -> None:
@@ -138,6 +143,8 @@ def _run() -> None:
         logging.set_verbosity(logging.WARNING)
     # Programs compiled once are found again by later processes.
     jax.config.update("jax_compilation_cache_dir", str(cache.cache_directory() / "xla"))
+    if FLAGS.tensorboard:
+        tracking.require()
     spec = _spec()
     splits = parts.read(_DEBUG_COUNTS if FLAGS.debug else procedural.DEFAULT_COUNTS)
     output = _output_directory(spec)

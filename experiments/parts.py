@@ -11,6 +11,7 @@ from pirn_jax.data import datasets, mvtec3d, procedural, sample
 from pirn_jax.data.options import Options
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record, Splits
+from pirn_jax.geometry import normals_open3d
 from pirn_jax.inputs import FOREGROUND, NORMALS, Preparation
 
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
@@ -42,8 +43,13 @@ def preparation() -> Preparation:
     """How parts become the encoder's input.
 
     Raises:
-      InputError: if a flag has an impossible value.
+      InputError: if a flag has an impossible value, or asks for Open3D where that is not installed.
     """
+    if "open3d" in (FLAGS.normals, FLAGS.foreground):
+        try:
+            normals_open3d.require()
+        except ImportError as error:
+            raise InputError(str(error)) from error
     known = datasets.find(FLAGS.dataset)
     tolerance = known.plane_tolerance if FLAGS.plane_tolerance is None else FLAGS.plane_tolerance
     reach = known.cluster_reach if FLAGS.cluster_reach is None else FLAGS.cluster_reach

@@ -103,12 +103,15 @@ def geometry(part: Sample, preparation: Preparation) -> Geometry:
     if preparation.normals == "native":
         if field is None:
             raise InputError("this data set has no normals of its own; take --normals=exact")
-        if region is not None and region.shape == field.shape[:2]:
-            field = np.where(region[..., None], field, 0)
+        if region is not None:
+            field = np.where(_fitted(region, field.shape)[..., None], field, 0)
     elif xyz is None:
         raise InputError("this part has no scan to compute normals from; take --normals=native")
     else:
-        field = np.asarray(NORMALS[preparation.normals](xyz, preparation.neighbours))
+        try:
+            field = np.asarray(NORMALS[preparation.normals](xyz, preparation.neighbours))
+        except ValueError as error:
+            raise InputError(str(error)) from error
     return Geometry(field, region, "; ".join(filter(None, notes)))
 
 
@@ -125,8 +128,7 @@ def network_input(rgb: np.ndarray, seen: Geometry, size: int) -> np.ndarray:
     """
     shape, field = rgb.shape[:2], seen.normals
     if seen.region is not None:
-        region = seen.region if seen.region.shape == shape else _resized_mask(seen.region, shape)
-        rgb = np.where(region[..., None], rgb, 0)
+        rgb = np.where(_fitted(seen.region, shape)[..., None], rgb, 0)
     if field.shape[:2] != shape:
         field = normal_images.resize(field, shape)
     small = PIL.Image.fromarray(square(rgb)).resize((size, size), PIL.Image.Resampling.BICUBIC)
@@ -240,5 +242,8 @@ def scan_note(xyz: np.ndarray) -> str:
     return "; ".join(notes)
 
 
-def _resized_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _fitted(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A mask at the size of an image (h, w, ...) that shows the same field."""
+    if mask.shape == shape[:2]:
+        return mask
     return np.asarray(PIL.Image.fromarray(mask).resize((shape[1], shape[0]), PIL.Image.Resampling.NEAREST))

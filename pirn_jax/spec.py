@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from pirn_jax import __version__, pirn
+from pirn_jax.data.options import Options
 from pirn_jax.encoders.pretrained import Encoder
 from pirn_jax.inputs import Preparation
 from pirn_jax.protocol import metrics, scoring, training
@@ -26,6 +27,7 @@ class Spec:
       encoder: frozen encoder.
       preparation: how parts become its input.
       sigma: deviation of the Gaussian on anomaly maps, in pixels of the encoder's input.
+      options: how the data set was read.
     """
 
     dataset: str
@@ -37,6 +39,7 @@ class Spec:
     encoder: Encoder
     preparation: Preparation
     sigma: float
+    options: Options = Options()
 
     @property
     def maps(self) -> scoring.Maps:
@@ -66,6 +69,8 @@ def describe(spec: Spec, categories: list[str], names: list[str]) -> dict[str, A
         "encoder_digest": spec.encoder.digest,
         "encoder_blocks": list(spec.encoder.blocks),
         "input_size": spec.preparation.size,
+        "light": spec.options.light,
+        "xyz_unit": spec.options.unit,
         "normals": spec.preparation.normals,
         "normals_neighbours": spec.preparation.neighbours,
         "foreground": spec.preparation.foreground,

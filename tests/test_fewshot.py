@@ -214,6 +214,8 @@ WRONG = {
     "blocks": (("--blocks=1,two",), "--blocks=1,two"),
     "missing block": (("--blocks=13",), "blocks (13,)"),
     "shots": (("--shots=ten",), "--shots=ten"),
+    "unknown data set": (("--dataset=mvtec",), "choose from procedural, mvtec3d"),
+    "plane": (("--plane_tolerance=-1",), "plane_tolerance=-1"),
     "more shots than parts": (("--shots=5",), "knob: 5 shots asked for, but only 4 good parts"),
     "unknown category": (("--categories=teapot",), "teapot"),
     "no data_dir": (("--dataset=mvtec3d",), "--data_dir"),

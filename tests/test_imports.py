@@ -11,7 +11,7 @@ ROOMS = ("data", "geometry", "inputs", "encoders", "features", "method", "losses
 ROOMS += ("spec", "report", "study")
 """Each may import from itself and from those before it; all may import the leaves, which import none of them."""
 
-OPTIONAL = ("open3d", "tensorflow_datasets", "tensorflow", "array_record", "apache_beam", "OpenEXR", "plyfile")
+OPTIONAL = ("open3d", "tensorflow_datasets", "tensorflow", "array_record", "apache_beam", "OpenEXR", "tensorboardX")
 OPTIONAL += ("torch", "transformers", "timm")
 FILES = sorted((ROOT / "pirn_jax").rglob("*.py"))
 

@@ -202,6 +202,25 @@ def test_normals_that_are_not_there_are_refused_with_the_name_of_the_part(record
         assert str(error.value).startswith(f"{record.source.rgb}: ")
 
 
+def test_normals_of_another_size_than_the_scan_lose_what_is_off_the_part():
+    field = np.zeros((30, 30, 3), np.float32)
+    field[..., 2] = -1.0
+    rgb = np.full((60, 60, 3), 90, np.uint8)
+    part = Sample(rgb, block_on_plane(), field, np.zeros((60, 60), bool))
+    shown = inputs.prepare(part, Preparation(60, normals="native")).values[1].any(axis=-1)
+    assert shown[22:38, 22:38].all()
+    assert not shown[:18].any()
+
+
+def test_a_failure_of_the_recipe_is_an_input_error(monkeypatch):
+    def fail(xyz, neighbours):
+        raise ValueError("points in one plane")
+
+    monkeypatch.setitem(inputs.NORMALS, "open3d", fail)
+    with pytest.raises(InputError, match="points in one plane"):
+        inputs.prepare(part_of(plane()), Preparation(28, normals="open3d", foreground="none"))
+
+
 def test_geometry_of_another_size_is_brought_to_the_frame_of_the_image():
     rgb = np.full((30, 120, 3), 90, np.uint8)
     seen = inputs.prepare(Sample(rgb, block_on_plane(), None, np.zeros((30, 120), bool)), Preparation(120)).values

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pirn_jax.geometry import foreground
+from pirn_jax.geometry.normals_open3d import require
 
 DRAWN = 50
 """Points that each plane of RANSAC is fitted to (BTF, M3DM, CFM)."""
@@ -21,13 +22,13 @@ def find_open3d(
 
     Raises:
       ValueError: if tolerance or reach is not positive.
+      ImportError: saying what to install, if Open3D cannot be imported.
     """
     return foreground.separate(xyz, tolerance, reach, _fit_plane, _cluster)
 
 
 def _fit_plane(points: np.ndarray, threshold: float) -> foreground.Plane | None:
-    import open3d
-
+    open3d = require()
     open3d.utility.random.seed(0)
     model, _ = _cloud(points).segment_plane(threshold, DRAWN, foreground.DRAWS)
     length = np.linalg.norm(model[:3])
@@ -39,6 +40,5 @@ def _cluster(points: np.ndarray, reach: float) -> np.ndarray:
 
 
 def _cloud(points: np.ndarray):
-    import open3d
-
+    open3d = require()
     return open3d.geometry.PointCloud(open3d.utility.Vector3dVector(points.astype(np.float64)))

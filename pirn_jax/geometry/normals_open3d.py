@@ -32,7 +32,7 @@ def estimate(
       ValueError: if Open3D cannot orient the cloud: one whose points lie exactly in one plane, say.
       ImportError: saying what to install, if Open3D cannot be imported.
     """
-    open3d = _open3d()
+    open3d = require()
     valid = np.isfinite(xyz).all(axis=-1) & (xyz != 0).any(axis=-1)
     found = np.zeros(xyz.shape, np.float32)
     if np.count_nonzero(valid) < 4:
@@ -53,7 +53,12 @@ def estimate(
     return found if np.sum(np.sign(agree)) >= 0 else -found
 
 
-def _open3d() -> ModuleType:
+def require() -> ModuleType:
+    """Open3D.
+
+    Raises:
+      ImportError: saying what to install, if it cannot be imported.
+    """
     try:
         import open3d
     except (ImportError, OSError) as error:
