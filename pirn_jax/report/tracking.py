@@ -82,7 +82,6 @@ def write_events(directory: pathlib.Path, settings: Mapping[str, Any], galleries
     for old in home.glob("*/events.*"):
         old.unlink()
     told = {name: value if isinstance(value, int | float | str) else str(value) for name, value in settings.items()}
-    pictured = {(gallery.category, gallery.shots, gallery.seed): gallery for gallery in galleries}
     with writer_of(str(home), write_to_disk=False) as root:
         for run in runs(directory, settings):
             category = re.sub(r"[^\w.-]", "_", run.category)
@@ -94,9 +93,12 @@ def write_events(directory: pathlib.Path, settings: Mapping[str, Any], galleries
                 for key, values in run.training.items():
                     for step, value in enumerate(values, 1):
                         writer.add_scalar(f"training/{key}", value, step)
-                gallery = pictured.get((run.category, str(run.shots), run.seed))
-                for i, picture in enumerate(gallery.pictures if gallery else ()):
-                    image = np.concatenate(
-                        [picture.rgb, figures.overlay(picture.rgb, picture.fused, *gallery.scale)], 1
-                    )
-                    writer.add_image(f"{picture.kind}/{i} {picture.sample_id}", image, dataformats="HWC")
+                for gallery in galleries:
+                    if (gallery.category, gallery.shots, gallery.seed) == (run.category, str(run.shots), run.seed):
+                        _add_pictures(writer, gallery)
+
+
+def _add_pictures(writer: Any, gallery: Gallery) -> None:
+    for i, picture in enumerate(gallery.pictures):
+        image = np.concatenate([picture.rgb, figures.overlay(picture.rgb, picture.fused, *gallery.scale)], axis=1)
+        writer.add_image(f"{picture.kind}/{i} {picture.sample_id}", image, dataformats="HWC")
