@@ -99,6 +99,15 @@ def test_counts_stand_beside_the_published_ones(tmp_path):
     assert [row[2] for row in only_train] == ["2", "0", "0", "0"]
 
 
+def test_other_counts_than_the_published_ones_and_missing_categories_are_told(tmp_path):
+    write_category(tmp_path / "data", "bagel")
+    flags = ("--dataset=mvtec3d", f"--data_dir={tmp_path / 'data'}", "--workers=1")
+    status, output, errors = run("check_dataset", tmp_path, *flags)
+    assert status == 1, errors
+    assert "not there: cable_gland, carrot" in output
+    assert output.splitlines()[-1] == "parts: 6, problems: 0, counts that differ from the published ones: 4"
+
+
 def test_sizes_are_counted_and_the_rest_is_summed_up():
     assert check_dataset._sizes([(4, 3), (6, 5), (6, 5), (8, 8), (9, 9)]) == "6x5, 4x3, 2 more"
     assert check_dataset._sizes([]) == "-"

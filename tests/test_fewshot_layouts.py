@@ -77,3 +77,16 @@ def test_everything_that_is_wrong_is_told_in_one_run(cache, tmp_path):
     for name in ("000_depth.png", "01_image_4.png", "02_mask.png"):
         assert name in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_found_only_in_the_files_is_told_in_one_run_as_well(cache, tmp_path):
+    folder = layouts.realiad_d3(tmp_path / "data")
+    damaged = [folder / "train/GOOD/xyz/0001_XYZ.tiff", folder / "test/scratch/gt/rgb/0002_GT.png"]
+    for path in damaged:
+        assert path.exists()
+        path.write_bytes(b"nothing")
+    flags = ("--dataset=realiad_d3", "--shots=2", f"--data_dir={tmp_path / 'data'}", f"--output_dir={tmp_path / 'out'}")
+    done = run(cache, *flags)
+    assert done.returncode == 1
+    assert "error: 2 problems:" in done.stderr
+    assert all(f"{path}: not a readable" in done.stderr for path in damaged)
