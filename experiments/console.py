@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
+from absl import flags, logging
 from tqdm import tqdm
 
 from pirn_jax.data.problems import InputError
@@ -57,6 +58,9 @@ def run(
         if isinstance(stream, io.TextIOWrapper):
             # Names of files may hold what the terminal's encoding does not.
             stream.reconfigure(errors="backslashreplace")
+    if not flags.FLAGS["verbosity"].present:
+        # At the default level libraries tell of every step of a checkpoint and of every data set that they open.
+        logging.set_verbosity(logging.WARNING)
     try:
         if len(arguments) > 1:
             raise InputError(f"{arguments[1]!r} is no flag; see --help")

@@ -12,7 +12,7 @@ import math
 import pathlib
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 
 from experiments import console, parts
 from pirn_jax import cache, pirn, study
@@ -138,9 +138,6 @@ def _write_outputs(spec: Spec, splits: dict[str, Splits], output: pathlib.Path, 
 def _run() -> None:
     if FLAGS.debug:
         _apply_debug()
-    if not FLAGS["verbosity"].present:
-        # Orbax tells of every step of a checkpoint at the default level.
-        logging.set_verbosity(logging.WARNING)
     # Programs compiled once are found again by later processes.
     jax.config.update("jax_compilation_cache_dir", str(cache.cache_directory() / "xla"))
     if FLAGS.tensorboard:
