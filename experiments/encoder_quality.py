@@ -8,19 +8,17 @@ features alone. The filter bank is the classical descriptor that a learned encod
 
 import functools
 import pathlib
-import sys
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 from jaxtyping import Array, Float, UInt8
 
 from experiments import console
 from pirn_jax import cache, features, inputs
 from pirn_jax.data import datasets, mvtec3d, procedural, sample
-from pirn_jax.data.problems import InputError
 from pirn_jax.encoders import filter_bank, pretrained
 from pirn_jax.inputs import Preparation
 from pirn_jax.protocol import episodes, metrics, scoring
@@ -102,25 +100,18 @@ def _judge(
     return judged
 
 
-def main(arguments: list[str]) -> None:
-    """Prints one row for each encoder: means over categories and seeds."""
-    del arguments
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
+def _run() -> None:
     home = cache.cache_directory()
     jax.config.update("jax_compilation_cache_dir", str(home / "xla"))
     categories = _CATEGORIES.value or procedural.CATEGORIES
-    try:
-        extracts = {name: _load_extract(name) for name in _ENCODERS.value}
-        found: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in extracts}
-        splits = mvtec3d.read(procedural.ensure(home, categories=categories), categories)
-        for category, split in splits.items():
-            parts = len(split.train) + len(split.test)
-            with console.stage(category, parts * (1 + len(extracts))) as advance:
-                for name, values in _judge(extracts, category, split, advance).items():
-                    found[name][category] = values
-    except (ValueError, InputError) as error:
-        sys.exit(f"error: {error}")
+    extracts = {name: _load_extract(name) for name in _ENCODERS.value}
+    found: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in extracts}
+    splits = mvtec3d.read(procedural.ensure(home, categories=categories), categories)
+    for category, split in splits.items():
+        parts = len(split.train) + len(split.test)
+        with console.stage(category, parts * (1 + len(extracts))) as advance:
+            for name, values in _judge(extracts, category, split, advance).items():
+                found[name][category] = values
     print(f"{'':16s}" + "".join(f"{metric:>14s}" for metric in metrics.NAMES))
     for name, table in found.items():
         means = [np.mean([values[metric] for values in table.values()]) for metric in metrics.NAMES]
@@ -129,6 +120,11 @@ def main(arguments: list[str]) -> None:
             print(f"  {category:14s}" + "".join(f"{np.mean(values[metric]):14.3f}" for metric in metrics.NAMES))
     settings = {"shots": _SHOTS.value, "seeds": _SEEDS.value, "input_size": _SIZE, "sigma": _SIGMA}
     archive.write_json(pathlib.Path(_OUTPUT.value) / "encoder_quality.json", {"settings": settings, "results": found})
+
+
+def main(arguments: list[str]) -> None:
+    """Prints one row for each encoder: means over categories and seeds."""
+    console.run(_run, arguments, places="--output_dir and PIRN_CACHE", refusals=(ValueError,))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,16 @@ def load_group(
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
     return (arrays, facts) if facts.get("study") == _digest(settings) else None
+
+
+def load_groups(
+    directory: pathlib.Path, settings: Mapping[str, Any]
+) -> Iterator[tuple[str, dict[str, np.ndarray], dict[str, Any]]]:
+    """Name, arrays and facts of every group that this study has finished; damaged ones are left out."""
+    for path in sorted((directory / "groups").glob("*.npz")):
+        group = load_group(directory, path.stem, settings)
+        if group is not None:
+            yield path.stem, *group
 
 
 def _digest(settings: Mapping[str, Any]) -> str:

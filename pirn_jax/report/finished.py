@@ -68,11 +68,10 @@ def read(directory: pathlib.Path) -> Finished:
 def _histories(directory: pathlib.Path, results: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
     """Groups of other studies and damaged ones are left out."""
     found: dict[str, dict[str, list[np.ndarray]]] = {}
-    for path in sorted((directory / "groups").glob("*.npz")):
-        group = archive.load_group(directory, path.stem, results["settings"])
-        for name, values in group[0].items() if group else ():
+    for group, arrays, _ in archive.load_groups(directory, results["settings"]):
+        for name, values in arrays.items():
             if name.startswith("train_"):
-                shots = found.setdefault(path.stem.rpartition("-")[0], {})
+                shots = found.setdefault(group.rpartition("-")[0], {})
                 shots.setdefault(name.removeprefix("train_"), []).append(values)
     in_order = sorted(found, key=lambda shots: (len(shots), shots))
     return {s: {name: np.concatenate(values) for name, values in found[s].items()} for s in in_order}

@@ -38,11 +38,7 @@ class Tracked(NamedTuple):
 
 def runs(directory: pathlib.Path, settings: Mapping[str, Any]) -> Iterator[Tracked]:
     """The runs of the groups that a study with these settings has finished."""
-    for path in sorted((directory / "groups").glob("*.npz")):
-        group = archive.load_group(directory, path.stem, settings)
-        if group is None:
-            continue
-        arrays, facts = group
+    for _, arrays, facts in archive.load_groups(directory, settings):
         curves = {name.removeprefix("train_"): v for name, v in arrays.items() if name.startswith("train_")}
         for i, ((category, shots, seed), metrics) in enumerate(zip(facts["runs"], facts["metrics"], strict=True)):
             training = {name: [float(value) for value in values[i]] for name, values in curves.items()}
