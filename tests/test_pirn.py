@@ -38,11 +38,11 @@ def compiled(config, x64=False):
 
 
 def apply(config, params, z):
-    return compiled(config, jax.config.jax_enable_x64)[1]({"params": params}, z)
+    return compiled(config, jax.config.jax_enable_x64)[1]({"params": params}, z, config.epsilon)
 
 
 def initialised(config, seed=0):
-    params = compiled(config, jax.config.jax_enable_x64)[0](jax.random.key(seed), features())["params"]
+    params = compiled(config, jax.config.jax_enable_x64)[0](jax.random.key(seed), features(), config.epsilon)["params"]
     # Initial biases are zero and would hide a missing one.
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
@@ -113,7 +113,7 @@ def test_more_neighbours_than_prototypes_are_refused():
 def test_heads_must_divide_the_channels():
     config = dataclasses.replace(SMALL, heads=3)
     with pytest.raises(ValueError, match="8 channels cannot be divided among 3 heads"):
-        Decoder(config).init(jax.random.key(0), features())
+        Decoder(config).init(jax.random.key(0), features(), 0.1)
 
 
 @pytest.mark.parametrize(("name", "value"), [("injection", "none"), ("epsilon", 0.0), ("num_prototypes", 0)])

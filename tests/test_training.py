@@ -1,6 +1,8 @@
 """Many runs in one program: equal to each alone, compiled once, repeatable; and which parts they see."""
 
+import dataclasses
 import functools
+import itertools
 import logging
 
 import hypothesis
@@ -36,14 +38,14 @@ def train(runs, features, method=None, recipe=RECIPE):
     method = method or METHOD
     category = np.array(["ab".index(run.category) for run in runs])
     chosen = np.array([episodes.draw(run, PARTS) for run in runs])
-    params, history = training.train(programs(method, recipe), runs, features, category, chosen, recipe)
+    params, history = training.train(programs(method), runs, features, category, chosen, recipe)
     return params, history["loss"], category
 
 
 @functools.cache
-def programs(method, recipe):
+def programs(method):
     """One compilation for all tests that train the same way."""
-    return training.compile_programs(method, recipe)
+    return training.compile_programs(method)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +77,8 @@ def test_seeds_and_categories_differ(trained):
     assert len(np.unique(losses[:, 0])) == len(RUNS)
 
 
-def test_steps_compile_once(features):
-    compiled = []
+def test_steps_compile_once_for_all_calls_and_all_values_of_epsilon_and_learning_rate(features):
+    compiled, losses = [], []
 
     class Listener(logging.Handler):
         def emit(self, record):
@@ -87,12 +89,16 @@ def test_steps_compile_once(features):
     logger.addHandler(listener)
     try:
         with jax.log_compiles():
-            recipe = training.Recipe(epochs=50, batch_size=2)
+            recipe = training.Recipe(epochs=75, batch_size=3)
             assert len(episodes.batches(RUNS[0], recipe.epochs, recipe.batch_size)) > 3 * training.MAX_STEPS_PER_CALL
-            train(RUNS, features, recipe=recipe)
+            for epsilon, rate in ((0.05, 1e-3), (0.2, 1e-3), (0.05, 3e-3)):
+                method = pirn(dataclasses.replace(CONFIG, epsilon=epsilon))
+                recipe = dataclasses.replace(recipe, learning_rate=rate)
+                losses.append(train(RUNS, features, method, recipe)[1])
     finally:
         logger.removeHandler(listener)
     assert len(compiled) == 1
+    assert all((a != b).any() for a, b in itertools.combinations(losses, 2))
 
 
 def test_scoring_batches_do_not_matter(trained, features):

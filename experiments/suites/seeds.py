@@ -28,7 +28,7 @@ _RECIPE = training.Recipe(epochs=10, learning_rate=1e-3, batch_size=4)
 def measure(repeats: int) -> dict[str, timing.Case]:
     """Times ten seeds in one call of the program, and ten calls of the program for one seed."""
     values = jax.random.normal(jax.random.key(0), (1, _SHOTS, 2, _PATCHES, _CHANNELS))
-    programs = training.compile_programs(pirn.pirn(pirn.Config()), _RECIPE)
+    programs = training.compile_programs(pirn.pirn(pirn.Config()))
     runs = [Run("part", _SHOTS, seed) for seed in range(_RUNS)]
 
     def train(some: list[Run]) -> None:

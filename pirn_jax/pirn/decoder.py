@@ -4,7 +4,9 @@ The leading axis of size two is the modality: 0 is RGB, 1 is surface normals. Bo
 """
 
 import dataclasses
+import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -63,9 +65,10 @@ class Config:
             raise ValueError(f"neighbours={self.neighbours} exceeds num_prototypes={self.num_prototypes}")
 
 
-def _per_modality(module: type[nn.Module]) -> type[nn.Module]:
-    """The module with separate weights for each modality, mapped over the leading axis of all its inputs."""
-    return nn.vmap(module, variable_axes={"params": 0}, split_rngs={"params": True})
+def _per_modality(module: type[nn.Module], in_axes: tuple[int | None, ...]) -> type[nn.Module]:
+    """The module with separate weights for each modality, mapped over the leading axis of its inputs that have 0."""
+    axes: Any = in_axes
+    return nn.vmap(module, in_axes=axes, variable_axes={"params": 0}, split_rngs={"params": True})
 
 
 class DecoderLayer(nn.Module):
@@ -79,28 +82,31 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, z: Float[Array, "2 n c"], p: Float[Array, "2 k c"]
+        self, z: Float[Array, "2 n c"], p: Float[Array, "2 k c"], epsilon: transport.Epsilon
     ) -> tuple[Float[Array, "2 n c"], Float[Array, "2 k c"]]:
         """Returns rebuilt patches and the refined prototypes, which the next layer starts from."""
         config = self.config
         if config.apr:
-            refine = _per_modality(prototypes.Refinement)(config.epsilon, config.sinkhorn_iterations, name="refine")
-            p = refine(z, p)
-        z_bpa, use = jax.vmap(self._assign)(z, p)
+            refine = _per_modality(prototypes.Refinement, (0, 0, None))
+            p = refine(config.sinkhorn_iterations, name="refine")(z, p, epsilon)
+        z_bpa, use = jax.vmap(self._assign, (0, 0, None))(z, p, epsilon)
         self.sow("diagnostics", "use", use)
         if not config.mnc:
             return z_bpa, p
         aligned = communication.Alignment(config.neighbours, config.heads, name="align")(p)
-        z_mnc = _per_modality(communication.Injection)(config.injection, name="inject")(z, z_bpa, aligned[::-1])
+        inject = _per_modality(communication.Injection, (0, 0, 0))
+        z_mnc = inject(config.injection, name="inject")(z, z_bpa, aligned[::-1])
         return z_bpa + z_mnc, p
 
-    def _assign(self, z: Float[Array, "n c"], p: Float[Array, "k c"]) -> tuple[Float[Array, "n c"], Float[Array, ""]]:
+    def _assign(
+        self, z: Float[Array, "n c"], p: Float[Array, "k c"], epsilon: transport.Epsilon
+    ) -> tuple[Float[Array, "n c"], Float[Array, ""]]:
         config = self.config
         cost = transport.cosine_cost(z, p)
         if config.assignment == "softmax":
-            plan = transport.softmax_plan(cost, config.epsilon)
+            plan = transport.softmax_plan(cost, epsilon)
         else:
-            plan = transport.transport_plan(cost, config.epsilon, config.sinkhorn_iterations)
+            plan = transport.transport_plan(cost, epsilon, config.sinkhorn_iterations)
         return transport.reconstruct(plan, p, config.plan_scale), transport.prototype_use(plan)
 
 
@@ -118,12 +124,15 @@ class Decoder(nn.Module):
     config: Config
 
     @nn.compact
-    def __call__(self, z: Float[Array, "2 n c"]) -> Float[Array, "2 n c"]:
-        """Rebuilds the patches of one part, `Z_rec` of the last layer, from features of unit root mean square."""
+    def __call__(self, z: Float[Array, "2 n c"], epsilon: transport.Epsilon) -> Float[Array, "2 n c"]:
+        """Rebuilds the patches of one part, `Z_rec` of the last layer, from features of unit root mean square.
+
+        The entropy of the transport plans is an argument: one compiled program serves all values of it.
+        """
         shape = (2, self.config.num_prototypes, z.shape[-1])
         p = self.param("prototypes", nn.initializers.normal(1.0), shape)
         for layer in range(self.config.num_layers):
-            z, p = DecoderLayer(self.config, name=f"layer_{layer}")(z, p)
+            z, p = DecoderLayer(self.config, name=f"layer_{layer}")(z, p, epsilon)
         return z
 
 
@@ -137,22 +146,34 @@ def _gates(params: Params) -> dict[str, Float[Array, "2"]]:
 def pirn(config: Config) -> Method:
     """PIRN as a method.
 
-    Parameters are `{"scale": (2,), "decoder": ...}`; `scale` is the root mean square of each modality's features over
-    the good parts, a statistic that no gradient reaches. Dividing by it leaves the cosine distances of Algorithm 1
-    as they are and brings the features to the range of the gates.
+    Parameters are `{"scale": (2,), "epsilon": (), "decoder": ...}`; `scale` is the root mean square of each modality's
+    features over the good parts. Dividing by it leaves the cosine distances of Algorithm 1 as they are and brings the
+    features to the range of the gates. No gradient reaches `scale` and `epsilon`.
     """
+    shared = _functions(dataclasses.replace(config, epsilon=Config.epsilon))
+
+    def init(key, features):
+        return {**shared.init(key, features), "epsilon": jnp.float32(config.epsilon)}
+
+    return shared._replace(init=init)
+
+
+@functools.lru_cache
+def _functions(config: Config) -> Method:
+    """PIRN with the default epsilon: configs that differ in it alone share loss and score, and so what XLA compiles."""
     decoder = Decoder(config)
 
     def rebuild(params: Params, features: Float[Array, "2 n c"]) -> tuple[Float[Array, "2 n c"], Float[Array, "2"]]:
         """Rebuilt patches, and the share of each modality's prototypes in use, the mean of all layers."""
-        scale = jax.lax.stop_gradient(params["scale"])[:, None, None]
-        rebuilt, seen = decoder.apply({"params": params["decoder"]}, features / scale, mutable=["diagnostics"])
+        scale, epsilon = jax.lax.stop_gradient((params["scale"], params["epsilon"]))
+        variables, scaled = {"params": params["decoder"]}, features / scale[:, None, None]
+        rebuilt, seen = decoder.apply(variables, scaled, epsilon, mutable=["diagnostics"])
         return rebuilt, jnp.mean(jnp.stack(jax.tree.leaves(seen)), axis=0)
 
     def init(key, features):
         scale = jnp.sqrt(jnp.mean(features**2, axis=(0, 2, 3)))
-        weights = decoder.init(key, features[0] / scale[:, None, None])["params"]
-        return {"scale": scale, "decoder": weights}
+        weights = decoder.init(key, features[0] / scale[:, None, None], config.epsilon)["params"]
+        return {"scale": scale, "epsilon": jnp.float32(config.epsilon), "decoder": weights}
 
     def loss(params, batch):
         rebuilt, use = jax.vmap(lambda features: rebuild(params, features))(batch)

@@ -36,20 +36,20 @@ class Refinement(nn.Module):
     """Transport, contexts and gated update of one modality's prototypes (Algorithm 1, lines 8-10).
 
     Attributes:
-      epsilon: entropy of the transport plan.
       iterations: Sinkhorn iterations.
     """
 
-    epsilon: float
     iterations: int
 
     @nn.compact
-    def __call__(self, z: Float[Array, "n c"], p: Float[Array, "k c"]) -> Float[Array, "k c"]:
-        """Returns the refined prototypes."""
+    def __call__(
+        self, z: Float[Array, "n c"], p: Float[Array, "k c"], epsilon: transport.Epsilon
+    ) -> Float[Array, "k c"]:
+        """Returns the refined prototypes; `epsilon` is the entropy of the transport plan."""
         channels = p.shape[-1]
         weights = {}
         for name in ("update", "reset", "candidate"):
             weights[name] = self.param(name, nn.initializers.lecun_normal(), (2 * channels, channels))
             weights[f"{name}_bias"] = self.param(f"{name}_bias", nn.initializers.zeros, (channels,))
-        plan = transport.transport_plan(transport.cosine_cost(z, p), self.epsilon, self.iterations)
+        plan = transport.transport_plan(transport.cosine_cost(z, p), epsilon, self.iterations)
         return gru(weights, p, transport.contexts(plan, z))

@@ -14,6 +14,9 @@ from ott.solvers.linear import sinkhorn
 
 PLAN_SCALES = ("rows", "literal")
 
+Epsilon = float | Float[Array, ""]
+"""As an array it may differ between calls of one compiled program."""
+
 
 def unit(x: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
     """Scales every row to length one; a zero row stays zero, and its gradient stays finite."""
@@ -28,7 +31,7 @@ def cosine_cost(z: Float[Array, "n c"], p: Float[Array, "k c"]) -> Float[Array, 
     return 1.0 - (z @ unit(p).T) * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
 
 
-def _sinkhorn(cost: Float[Array, "n k"], epsilon: float, iterations: int) -> Float[Array, "n k"]:
+def _sinkhorn(cost: Float[Array, "n k"], epsilon: Epsilon, iterations: int) -> Float[Array, "n k"]:
     # All iterations in one block: ott-jax runs `max_iterations // inner_iterations` blocks, so the default block of
     # ten would turn five iterations into none. The last update is of the rows, so row sums are exact.
     solver = sinkhorn.Sinkhorn(
@@ -38,11 +41,11 @@ def _sinkhorn(cost: Float[Array, "n k"], epsilon: float, iterations: int) -> Flo
         min_iterations=iterations,
         max_iterations=iterations,
     )
-    problem = linear_problem.LinearProblem(geometry.Geometry(cost_matrix=cost, epsilon=epsilon))
+    problem = linear_problem.LinearProblem(geometry.Geometry(cost_matrix=cost, epsilon=epsilon))  # pyright: ignore
     return solver(problem).matrix
 
 
-def transport_plan(cost: Float[Array, "n k"], epsilon: float, iterations: int) -> Float[Array, "n k"]:
+def transport_plan(cost: Float[Array, "n k"], epsilon: Epsilon, iterations: int) -> Float[Array, "n k"]:
     """Entropic balanced transport plan between patches and prototypes, by ott-jax (Eq. 1).
 
     `argmin_T <T, C> - epsilon H(T)` with row sums 1/n and column sums 1/k. Rows are exact after any number of
@@ -56,24 +59,25 @@ def transport_plan(cost: Float[Array, "n k"], epsilon: float, iterations: int) -
 
     Args:
       cost: distances in [0, 2].
-      epsilon: strength of the entropy, in units of the cost.
+      epsilon: strength of the entropy, in units of the cost; no gradient reaches it.
       iterations: Sinkhorn iterations, at least 1.
     """
-    return _plan(cost, epsilon, iterations)  # pyright: ignore
+    return _plan(cost, jnp.asarray(epsilon, cost.dtype), iterations)  # pyright: ignore
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _plan(cost, epsilon, iterations):
     return _sinkhorn(cost, epsilon, iterations)
 
 
 def _plan_forward(cost, epsilon, iterations):
     plan = _sinkhorn(cost, epsilon, iterations)
-    return plan, plan
+    return plan, (plan, epsilon)
 
 
-def _plan_backward(epsilon, iterations, plan, cotangent):
+def _plan_backward(iterations, saved, cotangent):
     del iterations
+    plan, epsilon = saved
     rows, columns = plan.sum(1), plan.sum(0)
     moved = plan * cotangent
     # Row equation: rows * alpha + plan @ beta = moved.sum(1); column equation: plan.T @ alpha + columns * beta =
@@ -84,7 +88,7 @@ def _plan_backward(epsilon, iterations, plan, cotangent):
     schur = jnp.diag(columns) - share.T @ plan + ridge * jnp.eye(columns.size, dtype=plan.dtype)
     beta = jnp.linalg.solve(schur, moved.sum(0) - share.T @ moved.sum(1))
     alpha = (moved.sum(1) - plan @ beta) / rows
-    return (-(moved - plan * (alpha[:, None] + beta)) / epsilon,)
+    return (-(moved - plan * (alpha[:, None] + beta)) / epsilon, jnp.zeros_like(epsilon))
 
 
 _plan.defvjp(_plan_forward, _plan_backward)
@@ -102,7 +106,7 @@ def prototype_use(plan: Float[Array, "n k"]) -> Float[Array, ""]:
     return jnp.exp(entropy) / k
 
 
-def softmax_plan(cost: Float[Array, "n k"], epsilon: float) -> Float[Array, "n k"]:
+def softmax_plan(cost: Float[Array, "n k"], epsilon: Epsilon) -> Float[Array, "n k"]:
     """The unbalanced assignment that the paper ablates: a softmax per patch, row sums 1/n, columns free."""
     return jax.nn.softmax(-cost / epsilon, axis=1) / cost.shape[0]
 

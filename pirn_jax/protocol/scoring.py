@@ -18,10 +18,17 @@ BATCH = 4
 
 
 def compile_program(method: Method) -> Callable:
-    """Builds `(params, features, category (runs,), parts (batch,)) -> distances (runs, batch, 2, n)`."""
+    """Builds `(params, features, category (runs,), parts (batch,)) -> distances (runs, batch, 2, n)`.
 
+    Methods with the same score share it.
+    """
+    return _compile(method.score)
+
+
+@functools.lru_cache
+def _compile(score: Callable) -> Callable:
     def distances(params: Any, features: Float[Array, "d m 2 n c"], category: Int[Array, ""], parts: Int[Array, " b"]):
-        return jax.vmap(lambda part: method.score(params, features[category, part]))(parts)
+        return jax.vmap(lambda part: score(params, features[category, part]))(parts)
 
     return parallel.over_runs(distances, (0, None, 0, None))
 

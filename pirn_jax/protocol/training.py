@@ -1,6 +1,7 @@
 """Training of many runs in one compiled program."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from pirn_jax.protocol.episodes import Run
 
 MAX_STEPS_PER_CALL = 25
 """Most steps in one call of the compiled program: often enough to show progress and to stop."""
+
+_ADAM = optax.scale_by_adam()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,17 +43,24 @@ class Recipe:
 
 
 class State(NamedTuple):
-    """What a step carries from one to the next."""
+    """What a step carries from one to the next.
+
+    Attributes:
+      params: of the method.
+      optimizer: moments of Adam.
+      learning_rate: scalar; in the state, so that one compiled program serves all values of it.
+    """
 
     params: Any
     optimizer: Any
+    learning_rate: Array
 
 
 class Programs(NamedTuple):
     """The two compiled programs of a training; both carry the run axis.
 
     Attributes:
-      init: `(keys (runs,), features, category (runs,), episodes (runs, shots)) -> State`.
+      init: `(keys (runs,), features, category (runs,), episodes (runs, shots), learning rate) -> State`.
       steps: `(State, features, category (runs,), indices (runs, steps, batch)) -> (State, metrics)`, each
         metric (runs, steps), the loss among them.
     """
@@ -59,29 +69,38 @@ class Programs(NamedTuple):
     steps: Callable
 
 
-def compile_programs(method: Method, recipe: Recipe) -> Programs:
+def compile_programs(method: Method) -> Programs:
     """Builds the programs; XLA compiles each on its first call for a shape, and once.
 
-    `features` (categories, parts, 2, n, c) is shared by all runs, `category` and the indices choose from it.
+    `features` (categories, parts, 2, n, c) is shared by all runs, `category` and the indices choose from it. Methods
+    with the same loss share the program of the steps.
     """
-    optimizer = optax.adam(recipe.learning_rate)
 
-    def init(key: Array, features: Float[Array, "d m 2 n c"], category: Int[Array, ""], episode: Int[Array, " s"]):
+    def init(
+        key: Array,
+        features: Float[Array, "d m 2 n c"],
+        category: Int[Array, ""],
+        episode: Int[Array, " s"],
+        learning_rate: Float[Array, ""],
+    ) -> State:
         params = method.init(key, features[category, episode])
-        return State(params, optimizer.init(params))
+        return State(params, _ADAM.init(params), learning_rate)
 
+    return Programs(parallel.over_runs(init, (0, None, 0, 0, None)), _compile_steps(method.loss))
+
+
+@functools.lru_cache
+def _compile_steps(loss: Callable) -> Callable:
     def train_step(state: State, batch: Float[Array, "b 2 n c"]) -> tuple[State, Metrics]:
-        (loss, metrics), gradient = jax.value_and_grad(method.loss, has_aux=True)(state.params, batch)
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        return State(optax.apply_updates(state.params, updates), optimizer_state), {"loss": loss, **metrics}
+        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
+        updates, optimizer = _ADAM.update(gradient, state.optimizer)
+        params = jax.tree.map(lambda x, update: x - state.learning_rate * update, state.params, updates)
+        return State(params, optimizer, state.learning_rate), {"loss": value, **metrics}
 
     def steps(state: State, features: Float[Array, "d m 2 n c"], category: Int[Array, ""], indices: Int[Array, "t b"]):
         return jax.lax.scan(lambda carry, chosen: train_step(carry, features[category, chosen]), state, indices)
 
-    return Programs(
-        parallel.over_runs(init, (0, None, 0, 0)),
-        parallel.over_runs(steps, (0, None, 0, 0), donate=(0,)),
-    )
+    return parallel.over_runs(steps, (0, None, 0, 0), donate=(0,))
 
 
 def train(
@@ -101,7 +120,7 @@ def train(
       features: features of the good parts of every category.
       category: index of each run's category in `features`.
       chosen: parts of each run's episode, as indices into its category's features.
-      recipe: how to train; the programs must have been built with it.
+      recipe: how to train.
       progress: told how many more steps are done and the mean loss of the last one.
 
     Returns:
@@ -114,7 +133,7 @@ def train(
     indices = np.take_along_axis(chosen[:, None, :], orders.reshape(len(runs), 1, -1), axis=2).reshape(orders.shape)
     # A key of a run depends on its seed and category alone, not on the runs beside it.
     keys = jnp.stack([jax.random.key(int(episodes.generator(run, "params").integers(2**31))) for run in runs])
-    state = programs.init(keys, features, category, chosen)
+    state = programs.init(keys, features, category, chosen, np.float32(recipe.learning_rate))
     history: list[dict[str, np.ndarray]] = []
     steps = len(orders[0])
     length = steps_per_call(steps)
