@@ -10,11 +10,17 @@ import sys
 
 from absl import app, flags
 
-from experiments.suites import encoder, normals, seeds
+from experiments.suites import encoder, normals, score, seeds, train
 from pirn_jax.report import archive
 
-SUITES = {"seeds": seeds.measure, "encoder": encoder.measure, "normals": normals.measure}
-_EXTRAS = {"encoder": "convert", "normals": "open3d"}
+SUITES = {
+    "seeds": seeds.measure,
+    "train": train.measure,
+    "score": score.measure,
+    "encoder": encoder.measure,
+    "normals": normals.measure,
+}
+_EXTRAS = {"train": "convert", "score": "convert", "encoder": "convert", "normals": "open3d"}
 
 _SUITE = flags.DEFINE_list("suite", ["seeds"], f"What to measure: {', '.join(SUITES)}.")
 _OUTPUT = flags.DEFINE_string("output_dir", "outputs/benchmark", "Where benchmark.json goes.")
@@ -22,7 +28,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 3, "How often each side is timed.", l
 
 
 def _row(case: dict[str, float]) -> str:
-    text = f"ours {case['ours']:.3f} s, reference {case['reference']:.3f} s, ratio {case['ratio']:.2f}"
+    text = f"ours {case['ours']:.3g} s, reference {case['reference']:.3g} s, ratio {case['ratio']:.2f}"
     if "floor_fraction" in case:
         text += f"; of the ceiling ours {case['floor_fraction']:.0%}, reference {case['reference_fraction']:.0%}"
     return text
