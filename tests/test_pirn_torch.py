@@ -46,7 +46,7 @@ def pair(name):
     method, rng = pirn(CONFIGS[name]), np.random.default_rng(1)
     shapes = jax.eval_shape(method.init, jax.random.key(0), features())["decoder"]
     draw = lambda leaf: rng.normal(scale=leaf.shape[-2:][0] ** -0.5, size=leaf.shape)  # noqa: E731
-    params = {"scale": np.array([2.0, 0.7]), "decoder": jax.tree.map(draw, shapes)}
+    params = {**method.fixed, "scale": np.array([2.0, 0.7]), "decoder": jax.tree.map(draw, shapes)}
     return method, params, torch_pirn.load(CONFIGS[name], params)
 
 
@@ -113,7 +113,7 @@ def test_loss_and_gradient_of_a_step_agree(name):
     np.testing.assert_allclose(loss, expected.item(), rtol=1e-10)
     paths = jax.tree.leaves_with_path(gradient)
     found = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
-    assert found.keys() == dict(model.named_parameters()).keys() | {"scale"}
+    assert found.keys() == dict(model.named_parameters()).keys() | {"scale", "epsilon"}
     for path, parameter in model.named_parameters():
         agree(found[path], parameter.grad, 1e-10)
 
@@ -121,9 +121,11 @@ def test_loss_and_gradient_of_a_step_agree(name):
 def test_ten_steps_of_training_agree():
     config, values = Config(num_layers=1), features(np.float32)
     method, chosen = pirn(config), episodes.draw(RUN, PARTS)
-    programs = training.compile_programs(method, RECIPE)
+    programs = training.compile_programs(method)
     key = jax.random.key(int(episodes.generator(RUN, "params").integers(2**31)))
-    start = programs.init(key[None], values[None], np.zeros(1, int), chosen[None]).params
+    start = programs.init(
+        key[None], values[None], np.zeros(1, int), chosen[None], np.float32(RECIPE.learning_rate), programs.fixed
+    ).params
     model = torch_pirn.load(config, jax.tree.map(lambda leaf: leaf[0], start))
     params, told = training.train(programs, [RUN], values[None], np.zeros(1, int), chosen[None], RECIPE)
     order = chosen[episodes.batches(RUN, RECIPE.epochs, RECIPE.batch_size)]

@@ -230,7 +230,8 @@ def load(config: Config, params: Mapping[str, Any]) -> Pirn:
       ValueError: if the config has an option that this model lacks.
       RuntimeError: by PyTorch, naming the parameters, if they are not those of the config.
     """
-    tensors = {name: torch.tensor(np.asarray(value)) for name, value in _flat(params)}
+    # Epsilon is a number of the config here.
+    tensors = {name: torch.tensor(np.asarray(value)) for name, value in _flat(params) if name != "epsilon"}
     prototypes = tensors["decoder.prototypes"]
     model = Pirn(config, prototypes.shape[-1]).to(prototypes.dtype)
     model.load_state_dict(tensors)

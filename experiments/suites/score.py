@@ -46,7 +46,7 @@ def measure(repeats: int) -> dict[str, timing.Case]:
     method = pirn.pirn(_CONFIG)
     program = scoring.compile_program(method)
     features = np.random.default_rng(0).normal(size=(_PARTS, 2, _PATCHES, _CHANNELS)).astype(np.float32)
-    params = jax.jit(jax.vmap(method.init, in_axes=(0, None)))(jax.random.split(jax.random.key(0), _RUNS), features)
+    params = jax.jit(jax.vmap(method.initial, in_axes=(0, None)))(jax.random.split(jax.random.key(0), _RUNS), features)
     shared, category = jax.device_put(features[None]), np.zeros(_RUNS, int)
     theirs = _theirs(jax.tree.map(lambda leaf: np.asarray(leaf[0]), params), features)
     times = timing.medians({"ours": lambda: scoring.score(program, params, shared, category), **theirs}, repeats)

@@ -56,10 +56,11 @@ def moved_bytes(config: pirn.Config, channels: int, parameters: int) -> float:
 
 def _ours(features: np.ndarray, indices: np.ndarray, runs: list[Run]) -> tuple[Callable[[], None], Any]:
     """Some steps of all runs, going on from where the last call stopped, and parameters of the first run."""
-    programs = training.compile_programs(pirn.pirn(_CONFIG), _RECIPE)
+    programs = training.compile_programs(pirn.pirn(_CONFIG))
     shared, category = jax.device_put(features[None]), np.zeros(_RUNS, int)
     chosen = np.array([episodes.draw(run, _SHOTS) for run in runs])
-    state = programs.init(jax.random.split(jax.random.key(0), _RUNS), shared, category, chosen)
+    keys, rate = jax.random.split(jax.random.key(0), _RUNS), np.float32(_RECIPE.learning_rate)
+    state = programs.init(keys, shared, category, chosen, rate, programs.fixed)
     params = jax.tree.map(lambda leaf: np.asarray(leaf[0]), state.params)
 
     def steps() -> None:

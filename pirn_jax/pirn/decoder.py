@@ -152,7 +152,7 @@ def pirn(config: Config) -> Method:
     features to the range of the gates. No gradient reaches `scale` and `epsilon`.
     """
     shared = _functions(dataclasses.replace(config, epsilon=Config.epsilon))
-    return shared._replace(fixed={"epsilon": np.float32(config.epsilon)})
+    return shared._replace(fixed={"epsilon": np.asarray(config.epsilon)})
 
 
 @functools.lru_cache
