@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pirn_jax.pirn import Config, Decoder, communication, pirn, prototypes
+from pirn_jax.pirn import Config, Decoder, communication, patches, pirn, prototypes
 from tests import reference
 
 N, C = 20, 8
@@ -34,7 +34,8 @@ def features(seed=0, shape=(2, N, C)):
 @functools.cache
 def compiled(config, x64=False):
     """`init` and `apply` of a decoder, compiled once for all tests."""
-    return jax.jit(Decoder(config).init), jax.jit(Decoder(config).apply)
+    decoder = Decoder(config)
+    return jax.jit(decoder.init), jax.jit(lambda *inputs: jax.vmap(patches.dense)(decoder.apply(*inputs)))
 
 
 def apply(config, params, z):

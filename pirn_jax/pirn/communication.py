@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import jraph
 from jaxtyping import Array, Float, Int
 
-from pirn_jax.pirn import transport
+from pirn_jax.pirn import patches, transport
+from pirn_jax.pirn.patches import Factored, Patches
 
 INJECTIONS = ("query_only", "paper")
 
@@ -83,9 +84,7 @@ def graph_attention(
     return jnp.asarray(jraph.GAT(query, logit, merge)(graph).nodes)
 
 
-def cross_attention(
-    weights: Mapping[str, Array], z: Float[Array, "n c"], p: Float[Array, "k c"]
-) -> Float[Array, "n c"]:
+def cross_attention(weights: Mapping[str, Array], z: Float[Array, "n c"], p: Float[Array, "k c"]) -> Factored:
     """Patches of one modality attend to the prototypes of the other (Eq. 4).
 
     Args:
@@ -96,12 +95,12 @@ def cross_attention(
     # (z Q)(p K)^T = z (p K Q^T)^T: with k << n, projecting the prototypes twice saves the n c^2 product of the queries.
     keys = p @ weights["key"] @ weights["query"].T
     logits = z @ keys.T / jnp.sqrt(z.shape[-1]).astype(z.dtype)
-    return jax.nn.softmax(logits, axis=-1) @ (p @ weights["value"])
+    return Factored(jax.nn.softmax(logits, axis=-1), p @ weights["value"])
 
 
-def purify(z: Float[Array, "n c"], z_bpa: Float[Array, "n c"]) -> Float[Array, "n c"]:
+def purify(z: Patches, z_bpa: Patches) -> Float[Array, "n c"]:
     """Patches reweighted channel by channel with what the prototypes could rebuild, `Z' = Z * sigmoid(Z_bpa)`."""
-    return z * jax.nn.sigmoid(z_bpa)
+    return patches.dense(z) * jax.nn.sigmoid(patches.dense(z_bpa))
 
 
 class Alignment(nn.Module):
@@ -147,18 +146,17 @@ class Injection(nn.Module):
     gate_init: float = 1.0
 
     @nn.compact
-    def __call__(
-        self, z: Float[Array, "n c"], z_bpa: Float[Array, "n c"], p_other: Float[Array, "k c"]
-    ) -> Float[Array, "n c"]:
+    def __call__(self, z: Patches, z_bpa: Patches, p_other: Float[Array, "k c"]) -> Patches:
         """Returns the cross-modal purified reconstruction."""
         if self.form not in INJECTIONS:
             raise ValueError(f"unknown injection {self.form!r}; choose one of {', '.join(INJECTIONS)}")
-        channels = z.shape[-1]
+        channels = p_other.shape[-1]
         weights = {
             name: self.param(name, nn.initializers.lecun_normal(), (channels, channels))
             for name in ("query", "key", "value")
         }
         gamma = self.param("gamma", nn.initializers.constant(self.gate_init), ())
         purified = purify(z, z_bpa)
-        injected = jnp.tanh(gamma) * cross_attention(weights, purified, p_other)
-        return purified + injected if self.form == "paper" else injected
+        attention, values = cross_attention(weights, purified, p_other)
+        injected = Factored(attention, jnp.tanh(gamma) * values)
+        return patches.add(purified, injected) if self.form == "paper" else injected

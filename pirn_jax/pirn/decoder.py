@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 
 from pirn_jax import losses
 from pirn_jax.method import Method, Params
-from pirn_jax.pirn import communication, prototypes, transport
+from pirn_jax.pirn import communication, patches, prototypes, transport
+from pirn_jax.pirn.patches import Factored, Patches, PatchesOfBoth
 
 ASSIGNMENTS = ("transport", "softmax")
 
@@ -51,6 +52,11 @@ class Config:
     neighbours: int = 3
     heads: int = 4
 
+    @property
+    def log_domain(self) -> bool:
+        """Whether transport plans are solved in the log domain, as a small epsilon needs."""
+        return self.epsilon < transport.KERNEL_EPSILON
+
     def __post_init__(self):
         for name, choices in (
             ("assignment", ASSIGNMENTS),
@@ -83,13 +89,13 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, z: Float[Array, "2 n c"], p: Float[Array, "2 k c"], epsilon: transport.Epsilon
-    ) -> tuple[Float[Array, "2 n c"], Float[Array, "2 k c"]]:
+        self, z: PatchesOfBoth, p: Float[Array, "2 k c"], epsilon: transport.Epsilon
+    ) -> tuple[PatchesOfBoth, Float[Array, "2 k c"]]:
         """Returns rebuilt patches and the refined prototypes, which the next layer starts from."""
         config = self.config
         if config.apr:
             refine = _per_modality(prototypes.Refinement, (0, 0, None))
-            p = refine(config.sinkhorn_iterations, name="refine")(z, p, epsilon)
+            p = refine(config.sinkhorn_iterations, config.log_domain, name="refine")(z, p, epsilon)
         z_bpa, use = jax.vmap(self._assign, (0, 0, None))(z, p, epsilon)
         self.sow("diagnostics", "use", use)
         if not config.mnc:
@@ -97,17 +103,17 @@ class DecoderLayer(nn.Module):
         aligned = communication.Alignment(config.neighbours, config.heads, name="align")(p)
         inject = _per_modality(communication.Injection, (0, 0, 0))
         z_mnc = inject(config.injection, name="inject")(z, z_bpa, aligned[::-1])
-        return z_bpa + z_mnc, p
+        return jax.vmap(patches.add)(z_bpa, z_mnc), p
 
     def _assign(
-        self, z: Float[Array, "n c"], p: Float[Array, "k c"], epsilon: transport.Epsilon
-    ) -> tuple[Float[Array, "n c"], Float[Array, ""]]:
+        self, z: Patches, p: Float[Array, "k c"], epsilon: transport.Epsilon
+    ) -> tuple[Factored, Float[Array, ""]]:
         config = self.config
         cost = transport.cosine_cost(z, p)
         if config.assignment == "softmax":
             plan = transport.softmax_plan(cost, epsilon)
         else:
-            plan = transport.transport_plan(cost, epsilon, config.sinkhorn_iterations)
+            plan = transport.transport_plan(cost, epsilon, config.sinkhorn_iterations, config.log_domain)
         return transport.reconstruct(plan, p, config.plan_scale), transport.prototype_use(plan)
 
 
@@ -125,16 +131,17 @@ class Decoder(nn.Module):
     config: Config
 
     @nn.compact
-    def __call__(self, z: Float[Array, "2 n c"], epsilon: transport.Epsilon) -> Float[Array, "2 n c"]:
+    def __call__(self, z: Float[Array, "2 n c"], epsilon: transport.Epsilon) -> PatchesOfBoth:
         """Rebuilds the patches of one part, `Z_rec` of the last layer, from features of unit root mean square.
 
         The entropy of the transport plans is an argument: one compiled program serves all values of it.
         """
         shape = (2, self.config.num_prototypes, z.shape[-1])
+        rebuilt: PatchesOfBoth = z
         p = self.param("prototypes", nn.initializers.normal(1.0), shape)
         for layer in range(self.config.num_layers):
-            z, p = DecoderLayer(self.config, name=f"layer_{layer}")(z, p, epsilon)
-        return z
+            rebuilt, p = DecoderLayer(self.config, name=f"layer_{layer}")(rebuilt, p, epsilon)
+        return rebuilt
 
 
 def _gates(params: Params) -> dict[str, Float[Array, "2"]]:
@@ -151,7 +158,8 @@ def pirn(config: Config) -> Method:
     features over the good parts. Dividing by it leaves the cosine distances of Algorithm 1 as they are and brings the
     features to the range of the gates. No gradient reaches `scale` and `epsilon`.
     """
-    shared = _functions(dataclasses.replace(config, epsilon=Config.epsilon))
+    epsilon = transport.KERNEL_EPSILON / 2 if config.log_domain else transport.KERNEL_EPSILON
+    shared = _functions(dataclasses.replace(config, epsilon=epsilon))
     return shared._replace(fixed={"epsilon": np.asarray(config.epsilon)})
 
 
@@ -160,12 +168,15 @@ def _functions(config: Config) -> Method:
     """PIRN but for its fixed parameters; of equal configs the same objects."""
     decoder = Decoder(config)
 
-    def rebuild(params: Params, features: Float[Array, "2 n c"]) -> tuple[Float[Array, "2 n c"], Float[Array, "2"]]:
-        """Rebuilt patches, and the share of each modality's prototypes in use, the mean of all layers."""
+    def rebuild(params: Params, features: Float[Array, "2 n c"]) -> tuple[losses.Products, Float[Array, "2"]]:
+        """Patches beside rebuilt ones, and the share of each modality's prototypes in use, the mean of all layers."""
         scale, epsilon = jax.lax.stop_gradient((params["scale"], params["epsilon"]))
         variables, scaled = {"params": params["decoder"]}, features / scale[:, None, None]
         rebuilt, seen = decoder.apply(variables, scaled, epsilon, mutable=["diagnostics"])
-        return rebuilt, jnp.mean(jnp.stack(jax.tree.leaves(seen)), axis=0)
+        compared = losses.Products(
+            *(jax.vmap(patches.paired)(*pair) for pair in ((scaled, rebuilt), (rebuilt, rebuilt), (scaled, scaled)))
+        )
+        return compared, jnp.mean(jnp.stack(jax.tree.leaves(seen)), axis=0)
 
     def init(key, features):
         scale = jnp.sqrt(jnp.mean(features**2, axis=(0, 2, 3)))
@@ -173,14 +184,13 @@ def _functions(config: Config) -> Method:
         return {"scale": scale, "decoder": weights}
 
     def loss(params, batch):
-        rebuilt, use = jax.vmap(lambda features: rebuild(params, features))(batch)
-        rgb = losses.soft_mining(batch[:, 0], rebuilt[:, 0])
-        normals = losses.soft_mining(batch[:, 1], rebuilt[:, 1])
+        compared, use = jax.vmap(lambda features: rebuild(params, features))(batch)
+        rgb, normals = jax.vmap(losses.soft_mining, in_axes=1)(compared)
         seen = {"loss": jnp.stack([rgb, normals]), "prototype_use": jnp.mean(use, axis=0)} | _gates(params)
         named = {f"{name}_{m}": values[i] for name, values in seen.items() for i, m in enumerate(("rgb", "normals"))}
         return (rgb + normals) / 2, named
 
     def score(params, features):
-        return losses.cosine_distance(features, rebuild(params, features)[0])
+        return losses.cosine_distance(rebuild(params, features)[0])
 
     return Method(init, loss, score)

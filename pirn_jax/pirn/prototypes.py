@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pirn_jax.pirn import transport
+from pirn_jax.pirn.patches import Patches
 
 
 def gru(weights: Mapping[str, Array], p: Float[Array, "k c"], context: Float[Array, "k c"]) -> Float[Array, "k c"]:
@@ -37,19 +38,19 @@ class Refinement(nn.Module):
 
     Attributes:
       iterations: Sinkhorn iterations.
+      log_domain: how they are done, see `transport.transport_plan`.
     """
 
     iterations: int
+    log_domain: bool
 
     @nn.compact
-    def __call__(
-        self, z: Float[Array, "n c"], p: Float[Array, "k c"], epsilon: transport.Epsilon
-    ) -> Float[Array, "k c"]:
+    def __call__(self, z: Patches, p: Float[Array, "k c"], epsilon: transport.Epsilon) -> Float[Array, "k c"]:
         """Returns the refined prototypes; `epsilon` is the entropy of the transport plan."""
         channels = p.shape[-1]
         weights = {}
         for name in ("update", "reset", "candidate"):
             weights[name] = self.param(name, nn.initializers.lecun_normal(), (2 * channels, channels))
             weights[f"{name}_bias"] = self.param(f"{name}_bias", nn.initializers.zeros, (channels,))
-        plan = transport.transport_plan(transport.cosine_cost(z, p), epsilon, self.iterations)
+        plan = transport.transport_plan(transport.cosine_cost(z, p), epsilon, self.iterations, self.log_domain)
         return gru(weights, p, transport.contexts(plan, z))

@@ -12,7 +12,13 @@ from ott.geometry import geometry
 from ott.problems.linear import linear_problem
 from ott.solvers.linear import sinkhorn
 
+from pirn_jax.pirn import patches
+from pirn_jax.pirn.patches import Factored, Patches
+
 PLAN_SCALES = ("rows", "literal")
+
+KERNEL_EPSILON = 0.03
+"""From this epsilon on `exp(-C / epsilon)` and the scalings of its rows and columns fit into float32 for any cost."""
 
 Epsilon = float | Float[Array, ""]
 """As an array it may differ between calls of one compiled program."""
@@ -24,11 +30,25 @@ def unit(x: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
 
 
-def cosine_cost(z: Float[Array, "n c"], p: Float[Array, "k c"]) -> Float[Array, "n k"]:
+def cosine_cost(z: Patches, p: Float[Array, "k c"]) -> Float[Array, "n k"]:
     """Cosine distance between patches and prototypes, `C_nk = 1 - cos(z_n, p_k)`, in [0, 2]."""
     # Only the prototypes are scaled before the product: another copy of all patches would cost more than the product.
-    squared = jnp.sum(z * z, axis=-1, keepdims=True)
-    return 1.0 - (z @ unit(p).T) * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
+    squared = patches.squared(z)[:, None]
+    return 1.0 - patches.products(z, unit(p)) * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
+
+
+def _scale(cost: Float[Array, "n k"], epsilon: Epsilon, iterations: int) -> Float[Array, "n k"]:
+    """Sinkhorn in the kernel domain: two thin products an iteration, where the log domain takes exponentials."""
+    kernel = jnp.exp(-cost / epsilon)
+    n, k = cost.shape
+
+    def iterate(_, rows):
+        columns = 1 / (k * (rows @ kernel))
+        return 1 / (n * (kernel @ columns))
+
+    rows = jax.lax.fori_loop(0, iterations - 1, iterate, jnp.ones(n, cost.dtype))
+    columns = 1 / (k * (rows @ kernel))
+    return kernel * columns / (n * (kernel @ columns))[:, None]
 
 
 def _sinkhorn(cost: Float[Array, "n k"], epsilon: Epsilon, iterations: int) -> Float[Array, "n k"]:
@@ -45,8 +65,10 @@ def _sinkhorn(cost: Float[Array, "n k"], epsilon: Epsilon, iterations: int) -> F
     return solver(problem).matrix
 
 
-def transport_plan(cost: Float[Array, "n k"], epsilon: Epsilon, iterations: int) -> Float[Array, "n k"]:
-    """Entropic balanced transport plan between patches and prototypes, by ott-jax (Eq. 1).
+def transport_plan(
+    cost: Float[Array, "n k"], epsilon: Epsilon, iterations: int, log_domain: bool = True
+) -> Float[Array, "n k"]:
+    """Entropic balanced transport plan between patches and prototypes (Eq. 1).
 
     `argmin_T <T, C> - epsilon H(T)` with row sums 1/n and column sums 1/k. Rows are exact after any number of
     iterations, columns converge.
@@ -61,22 +83,24 @@ def transport_plan(cost: Float[Array, "n k"], epsilon: Epsilon, iterations: int)
       cost: distances in [0, 2].
       epsilon: strength of the entropy, in units of the cost; no gradient reaches it.
       iterations: Sinkhorn iterations, at least 1.
+      log_domain: whether ott-jax solves in the log domain, for any epsilon; else scalings of the kernel, the same to
+        rounding and eight times as fast on a CPU, for an epsilon from `KERNEL_EPSILON` on.
     """
-    return _plan(cost, jnp.asarray(epsilon, cost.dtype), iterations)  # pyright: ignore
+    return _plan(cost, jnp.asarray(epsilon, cost.dtype), iterations, log_domain)  # pyright: ignore
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _plan(cost, epsilon, iterations):
-    return _sinkhorn(cost, epsilon, iterations)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _plan(cost, epsilon, iterations, log_domain):
+    return (_sinkhorn if log_domain else _scale)(cost, epsilon, iterations)
 
 
-def _plan_forward(cost, epsilon, iterations):
-    plan = _sinkhorn(cost, epsilon, iterations)
+def _plan_forward(cost, epsilon, iterations, log_domain):
+    plan = _plan(cost, epsilon, iterations, log_domain)
     return plan, (plan, epsilon)
 
 
-def _plan_backward(iterations, saved, cotangent):
-    del iterations
+def _plan_backward(iterations, log_domain, saved, cotangent):
+    del iterations, log_domain
     plan, epsilon = saved
     rows, columns = plan.sum(1), plan.sum(0)
     moved = plan * cotangent
@@ -111,12 +135,12 @@ def softmax_plan(cost: Float[Array, "n k"], epsilon: Epsilon) -> Float[Array, "n
     return jax.nn.softmax(-cost / epsilon, axis=1) / cost.shape[0]
 
 
-def contexts(plan: Float[Array, "n k"], z: Float[Array, "n c"]) -> Float[Array, "k c"]:
+def contexts(plan: Float[Array, "n k"], z: Patches) -> Float[Array, "k c"]:
     """What each prototype is matched with: the column-normalised average of patches (Eq. 3)."""
-    return (plan.T @ z) / plan.sum(0)[:, None]
+    return patches.mix(plan, z) / plan.sum(0)[:, None]
 
 
-def reconstruct(plan: Float[Array, "n k"], p: Float[Array, "k c"], scale: str = "rows") -> Float[Array, "n c"]:
+def reconstruct(plan: Float[Array, "n k"], p: Float[Array, "k c"], scale: str = "rows") -> Factored:
     """Patches rebuilt from prototypes, `z_bpa = T p` (Eq. 2).
 
     Eq. 2 taken literally makes `z_bpa` n times smaller than a patch, because the rows of the plan sum to 1/n. With
@@ -126,4 +150,4 @@ def reconstruct(plan: Float[Array, "n k"], p: Float[Array, "k c"], scale: str = 
         plan = plan / plan.sum(1, keepdims=True)
     elif scale != "literal":
         raise ValueError(f"unknown plan scale {scale!r}; choose one of {', '.join(PLAN_SCALES)}")
-    return plan @ p
+    return Factored(plan, p)
