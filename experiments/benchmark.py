@@ -10,7 +10,7 @@ import sys
 
 from absl import app, flags, logging
 
-from experiments.suites import encoder, latency, normals, score, seeds, train
+from experiments.suites import encoder, latency, metrics, normals, score, seeds, train
 from pirn_jax.report import archive
 
 SUITES = {
@@ -20,6 +20,7 @@ SUITES = {
     "latency": latency.measure,
     "encoder": encoder.measure,
     "normals": normals.measure,
+    "metrics": metrics.measure,
 }
 _EXTRAS = dict.fromkeys(("train", "score", "latency", "encoder"), "convert") | {"normals": "open3d"}
 

@@ -21,8 +21,9 @@ from pirn_jax import cache, features, inputs
 from pirn_jax.data import datasets, mvtec3d, procedural, sample
 from pirn_jax.encoders import filter_bank, pretrained
 from pirn_jax.inputs import Preparation
-from pirn_jax.protocol import episodes, metrics, scoring
+from pirn_jax.protocol import episodes, metrics, repeats, scoring
 from pirn_jax.protocol.episodes import Run
+from pirn_jax.protocol.evaluation import Settings
 from pirn_jax.report import archive
 
 _ENCODERS = flags.DEFINE_list("encoders", ["filter_bank", "random", "builtin"], "filter_bank, or as in fewshot.")
@@ -80,7 +81,7 @@ def _judge(
     inputs = [_inputs(records, progress) for records in (splits.train, splits.test)]
     masks = [sample.load_gt(record) for record in splits.test]
     sizes = [record.source.size() for record in splits.test]
-    defective, truth = np.array([record.defective for record in splits.test]), metrics.prepare_truth(masks)
+    truth = repeats.prepare([record.defect for record in splits.test], masks, sizes, Settings())
     judged = {}
     for name, extract in extracts.items():
         good, tests = (np.concatenate([extract(part[None]) for part in parts]) for parts in inputs)
@@ -93,8 +94,8 @@ def _judge(
             distances = np.stack(
                 [np.asarray(_nearest(good[drawn, m], tests[:, m], classical)) for m in range(2)], axis=1
             )
-            fused = [maps.fused(part, size) for part, size in zip(distances, sizes, strict=True)]
-            found.append(metrics.evaluate(fused, defective, truth))
+            fused = truth.flatten(map(maps.fused, distances, sizes))
+            found.append(repeats.evaluate(fused[None], truth)[0].all.values)
         judged[name] = {metric: [values[metric] for values in found] for metric in metrics.NAMES}
         progress(len(good) + len(tests))
     return judged

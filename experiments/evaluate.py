@@ -17,32 +17,17 @@ import numpy as np
 from absl import app, flags
 
 import pirn_jax
-from experiments import console, parts
+from experiments import console, metric_settings, parts
 from pirn_jax.data import maps, sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record, Splits
-from pirn_jax.protocol import evaluation, metrics, peer_metrics
+from pirn_jax.protocol import evaluation
 from pirn_jax.protocol.evaluation import Evaluation, Group, Part, Settings
 from pirn_jax.report import archive
 
 _MAPS = flags.DEFINE_string("maps", None, "Folder of the maps, with one folder for each category.", required=True)
 _SEED = flags.DEFINE_integer("seed", None, "Whose maps to take where the maps of several seeds lie in seed-N/.")
-_METRICS = flags.DEFINE_enum("metrics", "exact", evaluation.FORMS, "All thresholds, or 100 as public codes take.")
-_LIMITS = flags.DEFINE_list("limits", [str(x) for x in metrics.LIMITS], "False positive rates that AUPRO ends at.")
-_RESOLUTION = flags.DEFINE_integer(
-    "resolution", None, "Longer side of resized maps and masks; default the image's, with --metrics=peer 224."
-)
 _OUTPUT = flags.DEFINE_string("output_dir", ".", "Folder that evaluate.json is written to.")
-
-
-def _settings() -> Settings:
-    resolution = _RESOLUTION.value
-    if resolution is None and _METRICS.value == "peer":
-        resolution = peer_metrics.RESOLUTION
-    try:
-        return Settings(_METRICS.value, tuple(map(float, _LIMITS.value)), resolution)
-    except ValueError as error:
-        raise InputError(f"--metrics, --limits, --resolution: {error}") from error
 
 
 def _part(record: Record, path: pathlib.Path) -> Part:
@@ -108,7 +93,7 @@ def _print(category: str, found: Evaluation, settings: Settings) -> None:
 
 
 def _run() -> int:
-    settings, problems, output = _settings(), Problems(), pathlib.Path(_OUTPUT.value)
+    settings, problems, output = metric_settings.read(), Problems(), pathlib.Path(_OUTPUT.value)
     # What cannot be written should be known before an hour of reading.
     output.mkdir(parents=True, exist_ok=True)
     splits = parts.find(problems)

@@ -13,7 +13,7 @@ import pathlib
 import jax
 from absl import app, flags
 
-from experiments import console, hyperparameters, parts
+from experiments import console, hyperparameters, metric_settings, parts
 from pirn_jax import cache, study
 from pirn_jax.data import procedural
 from pirn_jax.data.problems import InputError
@@ -78,7 +78,7 @@ def _specs() -> dict[str, Spec]:
     except ValueError as error:
         raise InputError(str(error)) from error
     before = FLAGS.dataset, shots, FLAGS.seeds, FLAGS.method
-    after = encoder, preparation, FLAGS.sigma, parts.options()
+    after = encoder, preparation, FLAGS.sigma, parts.options(), metric_settings.read()
     return {name: Spec(*before, config, recipe, *after) for name, (config, recipe) in cells.items()}
 
 

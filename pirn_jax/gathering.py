@@ -12,7 +12,7 @@ from pirn_jax import cache, features, inputs
 from pirn_jax.data import sample
 from pirn_jax.data.problems import Problems
 from pirn_jax.data.sample import Record, Splits
-from pirn_jax.protocol import episodes, metrics
+from pirn_jax.protocol import episodes
 from pirn_jax.protocol.episodes import Run
 from pirn_jax.spec import Spec, describe
 from pirn_jax.stopwatch import Stopwatch
@@ -56,7 +56,6 @@ class Gathered(NamedTuple):
       position: per category, from index in the train split to index in `train`.
       test: (categories, parts, 2, n, c) features of the test parts, filled up with zeros.
       notes: what the user should know of the parts.
-      undefined: by category and kind of metric, why it is undefined.
       seconds: by stage, what gathering took.
     """
 
@@ -65,7 +64,6 @@ class Gathered(NamedTuple):
     position: dict[str, dict[int, int]]
     test: jax.Array
     notes: list[str]
-    undefined: dict[str, dict[str, str]]
     seconds: dict[str, float]
 
 
@@ -99,14 +97,12 @@ def gather(spec: Spec, drawn: Drawn, stage: Stage) -> Gathered:
     good = [[by_record[drawn.splits[c].train[i]] for i in indices] for c, indices in drawn.good.items()]
     test = [[by_record[part] for part in split.test] for split in drawn.splits.values()]
     told = inputs.summarise(drawn.records, notes) + inputs.summarise(drawn.records, drawn.unmarked)
-    unmarked = {part.category for part, note in zip(drawn.records, drawn.unmarked, strict=True) if note}
     return Gathered(
         drawn,
         jax.device_put(_fill_up(good)),
         {c: {index: i for i, index in enumerate(indices)} for c, indices in drawn.good.items()},
         jax.device_put(_fill_up(test)),
         told,
-        _undefined(drawn.splits, unmarked),
         dict(watch.seconds),
     )
 
@@ -130,22 +126,6 @@ def _identify(
     if problems.found:
         sample.tell_all((part for part, name in zip(records, names, strict=True) if name), problems)
     return names, masks, notes
-
-
-def _undefined(splits: dict[str, Splits], unmarked: set[str]) -> dict[str, dict[str, str]]:
-    """Which kinds of metrics categories lack, and why; categories that lack none are left out."""
-    found = {}
-    for category, split in splits.items():
-        defective = sum(part.defective for part in split.test)
-        reason = metrics.lacking(defective, len(split.test) - defective, "part")
-        reasons = {"image": reason} if reason else {}
-        if category in unmarked:
-            reasons["pixel"] = "a defective part has no mask"
-        elif not defective:
-            reasons["pixel"] = metrics.lacking(0, 1, "pixel") or ""
-        if reasons:
-            found[category] = reasons
-    return found
 
 
 def _fill_up(lists: Sequence[Sequence[np.ndarray]]) -> np.ndarray:

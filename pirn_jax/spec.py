@@ -10,7 +10,7 @@ from pirn_jax import __version__, pirn
 from pirn_jax.data.options import Options
 from pirn_jax.encoders.pretrained import Encoder
 from pirn_jax.inputs import Preparation
-from pirn_jax.protocol import metrics, scoring, training
+from pirn_jax.protocol import evaluation, scoring, training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Spec:
       preparation: how parts become its input.
       sigma: deviation of the Gaussian on anomaly maps, in pixels of the encoder's input.
       options: how the data set was read.
+      metrics: how anomaly maps are evaluated.
     """
 
     dataset: str
@@ -40,6 +41,7 @@ class Spec:
     preparation: Preparation
     sigma: float
     options: Options = Options()
+    metrics: evaluation.Settings = evaluation.Settings()
 
     @property
     def maps(self) -> scoring.Maps:
@@ -77,10 +79,7 @@ def describe(spec: Spec, categories: list[str], names: list[str]) -> dict[str, A
         "plane_tolerance": spec.preparation.plane_tolerance,
         "cluster_reach": spec.preparation.cluster_reach,
         "sigma": spec.sigma,
-        "image_score": "maximum of the fused map",
-        "map_size": "original image",
-        "aupro_limit": metrics.AUPRO_LIMIT,
-        "aupro_connectivity": metrics.CONNECTIVITY,
+        **{f"metrics_{name}": value for name, value in spec.metrics.describe().items()},
         "method": spec.method,
         **dataclasses.asdict(spec.config),
         **dataclasses.asdict(spec.recipe),

@@ -13,8 +13,9 @@ from pirn_jax import gathering, pirn
 from pirn_jax.data import sample
 from pirn_jax.data.sample import Splits
 from pirn_jax.gathering import Gathered, Stage
-from pirn_jax.protocol import episodes, metrics, parallel, scoring, training
+from pirn_jax.protocol import episodes, parallel, ranking, repeats, scoring, training
 from pirn_jax.protocol.episodes import Run
+from pirn_jax.protocol.evaluation import Evaluation
 from pirn_jax.report import archive, record
 from pirn_jax.spec import Spec
 from pirn_jax.stopwatch import Stopwatch
@@ -31,13 +32,13 @@ class Group(NamedTuple):
     Attributes:
       runs: the runs.
       distances: a run's patch distances of its category's test parts, (parts, 2, n).
-      metrics: one dictionary a run.
+      evaluations: one dictionary a run, see `evaluation.Evaluation.as_json`.
       timings: seconds by name, of the process that trained them.
     """
 
     runs: list[Run]
     distances: list[np.ndarray]
-    metrics: list[dict[str, float | None]]
+    evaluations: list[dict[str, Any]]
     timings: dict[str, float]
 
 
@@ -132,7 +133,7 @@ def _run_groups(work: _Work, programs: tuple[training.Programs, Callable], shots
         stored = archive.load_group(work.output, name, work.settings)
         if stored is not None and stored[1]["runs"] == [list(run) for run in some]:
             distances = [part[:length] for part, length in zip(stored[0]["distances"], lengths, strict=True)]
-            yield Group(some, distances, stored[1]["metrics"], stored[1]["timings"])
+            yield Group(some, distances, stored[1]["evaluations"], stored[1]["timings"])
             continue
         before = dict(work.watch.seconds)
         title = f"{shots} shots, runs {start + 1}-{start + len(some)} of {len(runs)}"
@@ -141,7 +142,8 @@ def _run_groups(work: _Work, programs: tuple[training.Programs, Callable], shots
         with work.stage(f"metrics {title}", len(some)) as advance, work.watch.stage("metrics_s"):
             measured = _measure(work, some, distances, advance)
         timings = {key: value - before.get(key, 0.0) for key, value in work.watch.seconds.items()}
-        facts = {"runs": some, "metrics": measured, "timings": timings}
+        values = [found["all"]["values"] for found in measured]
+        facts = {"runs": some, "metrics": values, "evaluations": measured, "timings": timings}
         archive.save_group(work.output, name, work.settings, params, {"distances": scored, **history}, facts)
         yield Group(some, distances, measured, timings)
 
@@ -168,31 +170,34 @@ def _train_and_score(
 
 def _measure(
     work: _Work, runs: list[Run], distances: list[np.ndarray], advance: Callable[..., None]
-) -> list[dict[str, float | None]]:
-    """Metrics of runs, one category at a time: the ground truth of all pixels of a data set is large."""
+) -> list[dict[str, Any]]:
+    """Evaluations of runs, one category at a time: the pixels of a data set are many."""
     measured = {}
     for category in dict.fromkeys(run.category for run in runs):
         records = work.gathered.drawn.splits[category].test
         sizes = [record.source.size() for record in records]
-        truth = metrics.prepare_truth([sample.load_gt(record) for record in records])
-        defective = np.array([record.defective for record in records])
+        masks = [sample.load_gt(record) for record in records]
+        truth = repeats.prepare([record.defect for record in records], masks, sizes, work.spec.metrics)
 
-        def measure(i: int, sizes=sizes, defective=defective, truth=truth) -> dict[str, float | None]:
-            fused = [work.spec.maps.fused(part, size) for part, size in zip(distances[i], sizes, strict=True)]
-            values = metrics.evaluate(fused, defective, truth)
-            advance(1)
-            return values
+        def measure(some: list[int], sizes=sizes, truth=truth) -> list[Evaluation]:
+            maps = [map(work.spec.maps.fused, distances[i], sizes) for i in some]
+            found = repeats.evaluate(np.stack([truth.flatten(of_run) for of_run in maps]), truth)
+            advance(len(some))
+            return found
 
         mine = [i for i, run in enumerate(runs) if run.category == category]
-        with ThreadPoolExecutor(2 if sum(h * w for h, w in sizes) < _MANY_PIXELS else 1) as pool:
-            measured |= dict(zip(mine, pool.map(measure, mine), strict=True))
-    return [measured[i] for i in range(len(runs))]
+        size = ranking.runs_at_once(truth.pixels)
+        together = [mine[start : start + size] for start in range(0, len(mine), size)]
+        with ThreadPoolExecutor(2 if truth.pixels < _MANY_PIXELS else 1) as pool:
+            found = [of_run for some in pool.map(measure, together) for of_run in some]
+        measured |= dict(zip(mine, found, strict=True))
+    return [measured[i].as_json() for i in range(len(runs))]
 
 
 def _results(work: _Work, groups: list[Group]) -> dict[str, Any]:
     """The content of `results.json`."""
     spec, drawn = work.spec, work.gathered.drawn
-    measured = {run: values for group in groups for run, values in zip(group.runs, group.metrics, strict=True)}
+    measured = {run: found for group in groups for run, found in zip(group.runs, group.evaluations, strict=True)}
 
     def per_category(value: Callable[[list[Run]], Any]) -> dict[str, dict[str, Any]]:
         return {
@@ -200,10 +205,10 @@ def _results(work: _Work, groups: list[Group]) -> dict[str, Any]:
             for shots in spec.shots
         }
 
-    table, more = (
-        per_category(lambda runs, names=names: {name: [measured[run][name] for run in runs] for name in names})
-        for names in (metrics.NAMES, metrics.EXTRA_NAMES)
-    )
+    def table(select: Callable[[list[record.Measured]], Any]) -> dict[str, dict[str, Any]]:
+        return per_category(lambda runs: select([measured[run] for run in runs]))
+
+    headline = table(record.headline)
     ids = {category: [record.id for record in split.train] for category, split in drawn.splits.items()}
     return {
         "schema": 1,
@@ -211,10 +216,12 @@ def _results(work: _Work, groups: list[Group]) -> dict[str, Any]:
         "method": spec.method,
         "encoder": spec.encoder.name,
         "settings": work.settings,
-        "results": table,
-        "more_results": more,
-        "undefined": work.gathered.undefined,
-        "mean": {shots: record.means(values) for shots, values in table.items()},
+        "results": headline,
+        "more_results": table(record.more),
+        "by_defect": table(record.by_defect),
+        "by_size": table(record.by_size),
+        "undefined": record.undefined({run.category: found for run, found in measured.items()}),
+        "mean": {shots: record.means(values) for shots, values in headline.items()},
         "episodes": per_category(lambda runs: [[ids[run.category][i] for i in drawn.episodes[run]] for run in runs]),
         "timings": _timings(work.gathered.seconds, groups),
         "versions": record.versions(),

@@ -11,11 +11,14 @@ import numpy as np
 import PIL.Image
 import pytest
 import tifffile
+from absl.testing import flagsaver
 from sklearn.metrics import roc_auc_score
 
+from experiments import metric_settings
 from pirn_jax.data import maps
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.protocol import metrics
+from pirn_jax.protocol.evaluation import Settings
 from tests import reference
 from tests.test_mvtec3d import write_part
 
@@ -158,8 +161,6 @@ def test_all_that_does_not_fit_is_told_in_one_list(data, tmp_path):
     ("flag", "text"),
     [
         ("--limits=0.3,2", "--limits"),
-        ("--limits=a", "--limits"),
-        ("--resolution=0", "--resolution"),
         ("--maps=nowhere", "nowhere/bolt: no such folder"),
         ("stray", "'stray' is no flag"),
     ],
@@ -168,6 +169,23 @@ def test_what_the_user_gave_wrongly_is_one_sentence(data, tmp_path, flag, text):
     status, output, errors = run(f"--data_dir={data[0]}", f"--maps={tmp_path}", flag)
     assert (status, output) == (1, "")
     assert text in errors
+
+
+@pytest.mark.parametrize("given", [{"limits": ["a"]}, {"limits": [" "]}, {"resolution": 0}])
+def test_impossible_settings_name_their_flags(given):
+    if not metric_settings.FLAGS.is_parsed():
+        metric_settings.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(**given), pytest.raises(InputError, match="--limits, --resolution: "):
+        metric_settings.read()
+
+
+def test_the_peer_form_has_the_resolution_of_public_codes_unless_another_is_given():
+    if not metric_settings.FLAGS.is_parsed():
+        metric_settings.FLAGS.mark_as_parsed()
+    with flagsaver.flagsaver(metrics="peer"):
+        assert metric_settings.read().resolution == 224
+    with flagsaver.flagsaver(metrics="peer", resolution=30, limits=["0.1"]):
+        assert metric_settings.read() == Settings("peer", (0.1,), 30)
 
 
 def test_a_map_is_read_as_it_was_written(tmp_path):

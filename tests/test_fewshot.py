@@ -13,8 +13,10 @@ import time
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from pirn_jax.report import archive
+from tests import reference
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Eleven runs are more than one group, so that an interrupted study has something to continue.
@@ -69,6 +71,15 @@ def test_results_keep_the_contract(finished):
     more = results["more_results"]["2"]["knob"]
     assert {"image_ap", "pixel_ap", "pixel_f1", "aupro_01"} < set(more)
     assert all(len(per_seed) == 11 and None not in per_seed for per_seed in more.values())
+    defects, sizes = (results[key]["2"]["knob"] for key in ("by_defect", "by_size"))
+    assert {name: group["parts"] for name, group in defects.items()} == dict.fromkeys(defects, 1)
+    assert set(sizes) == {"small", "medium", "large"}
+    whole = results["results"]["2"]["knob"]["aupro_30"]
+    for groups in (defects, sizes):
+        some = [group for group in groups.values() if group["regions"]]
+        regions = [group["regions"] for group in some]
+        mean = np.average([group["metrics"]["aupro_30"] for group in some], axis=0, weights=regions)
+        np.testing.assert_allclose(mean, whole)
     episodes = results["episodes"]["2"]["knob"]
     assert len(episodes) == 11
     assert all(len(set(episode)) == 2 and episode[0].startswith("train/good/") for episode in episodes)
@@ -112,9 +123,32 @@ def test_maps_have_the_size_of_the_images_and_their_maximum_ranks_the_parts(fini
     np.testing.assert_allclose(auroc, results["results"]["2"]["knob"]["image_auroc"][0])
 
 
+def test_the_peer_form_is_that_of_the_maps_which_the_study_writes(cache, tmp_path):
+    # The built-in knob lies in the cache already.
+    flags = (*TINY, "--categories=gear", "--seeds=1", "--epochs=1", "--metrics=peer", "--limits=.1")
+    status, output, errors = run(cache, *flags, f"--output_dir={tmp_path}")
+    assert status == 0, errors
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results["results"]["2"]) == ["gear"]
+    assert results["settings"]["metrics_form"] == "peer"
+    assert "Metrics: form peer; resolution 224;" in output
+    (root,) = cache.rglob("gear")
+    files = sorted((tmp_path / "maps" / "2" / "gear" / "seed-0" / "test").rglob("*.tiff"))
+    masks = [np.asarray(Image.open(root / "test" / f.parent.name / "gt" / f"{f.stem}.png")) > 0 for f in files]
+    whole = [tifffile.imread(file) for file in files]
+    side = len(masks[0])  # The gear's images are square.
+    weights, nearest = reference.bilinear_weights(224, side), ((np.arange(224) + 0.5) * side / 224).astype(int)
+    resized = [weights @ scores @ weights.T for scores in whole]
+    small = [mask[np.ix_(nearest, nearest)] for mask in masks]
+    found = {**results["results"]["2"]["gear"], **results["more_results"]["2"]["gear"]}
+    assert [name for name in found if name.startswith("aupro")] == ["aupro_30", "aupro_10"]
+    for limit, name in ((0.3, "aupro_30"), (0.1, "aupro_10")):
+        np.testing.assert_allclose(found[name], [reference.peer_aupro(resized, small, limit)], rtol=1e-4)
+
+
 def measured(directory):
     results = json.loads((directory / "results.json").read_text())
-    return {key: results[key] for key in ("settings", "results", "mean", "episodes")}
+    return {key: results[key] for key in ("settings", "results", "by_defect", "by_size", "mean", "episodes")}
 
 
 def test_a_finished_study_is_not_run_again(finished, cache):
@@ -167,21 +201,11 @@ def test_the_default_encoder_is_the_built_in_one_and_its_blocks_can_be_chosen(ca
         status, output, errors = run(cache, *flags, *more, f"--output_dir={tmp_path / name}")
         assert status == 0, errors
         assert "random weights" not in output
+        assert not (tmp_path / name / "maps").exists()
         found.append(json.loads((tmp_path / name / "results.json").read_text()))
     assert [results["encoder"] for results in found] == ["builtin", "builtin"]
     assert found[1]["settings"]["encoder_blocks"] == [1, 2] != found[0]["settings"]["encoder_blocks"]
     assert found[0]["results"] != found[1]["results"]
-
-
-def test_only_the_categories_asked_for_are_run(finished, cache, tmp_path):
-    # The built-in knob lies in the cache already.
-    directory = tmp_path / "study"
-    flags = (*TINY, "--categories=gear", "--seeds=1", "--epochs=1", "--save_maps=none")
-    status, _, errors = run(cache, *flags, f"--output_dir={directory}")
-    assert status == 0, errors
-    results = json.loads((directory / "results.json").read_text())
-    assert list(results["results"]["2"]) == ["gear"]
-    assert not (directory / "maps").exists()
 
 
 def test_damaged_groups_are_trained_again(finished, cache, tmp_path):

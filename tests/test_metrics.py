@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from pirn_jax.protocol import metrics
+from pirn_jax.protocol import metrics, ranking, repeats
+from pirn_jax.protocol.evaluation import Settings
 from tests import reference
 
 # Few distinct values, so that ties are common.
@@ -21,27 +22,18 @@ def squares(*corners, size=12, side=3):
     return mask
 
 
+def report(maps, masks, defective, settings=Settings()):  # noqa: B008
+    """What is reported of one run."""
+    maps = [np.asarray(m, np.float32) for m in maps]
+    names = ["dent" if bad else "good" for bad in defective]
+    truth = repeats.prepare(names, masks, [m.shape for m in maps], settings)
+    return repeats.evaluate(truth.flatten(maps)[None], truth)[0]
+
+
 def measure(maps, masks, limits=(0.3,)):
-    truth = metrics.prepare_truth(masks)
-    return metrics.pixel_metrics(np.concatenate([np.ravel(m) for m in maps]), truth, limits)
-
-
-@hypothesis.given(st.lists(st.tuples(SCORES, st.booleans()), min_size=2, max_size=40))
-@hypothesis.settings(max_examples=200)
-def test_auroc_is_the_definition_and_scikit_learns(pairs):
-    scores, positive = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
-    value = metrics.auroc(scores, positive)
-    if positive.all() or not positive.any():
-        assert value is None
-        return
-    np.testing.assert_allclose(value, reference.auroc(scores, positive), atol=1e-12)
-    np.testing.assert_allclose(value, roc_auc_score(positive, scores), atol=1e-12)
-
-
-@hypothesis.given(st.lists(SCORES, min_size=8, max_size=8))
-def test_auroc_does_not_change_under_monotone_maps(scores):
-    positive = np.arange(8) % 2 == 0
-    assert metrics.auroc(np.array(scores), positive) == metrics.auroc(np.exp(np.array(scores)) * 3 - 1, positive)
+    """Pixel metrics of one run."""
+    values = report(maps, masks, [mask.any() for mask in masks], Settings(limits=limits)).all.values
+    return {name: values[name] for name in (*metrics.PIXEL_NAMES, *map(metrics.aupro_name, limits))}
 
 
 MAPS = hnp.arrays(float, (2, 6, 7), elements=SCORES)
@@ -61,6 +53,7 @@ def test_image_metrics_are_the_definitions_and_scikit_learns(pairs):
     f1, threshold = reference.f1_max(scores, positive)
     expected = (reference.auroc(scores, positive), reference.average_precision(scores, positive), f1, threshold)
     np.testing.assert_allclose(list(values.values()), expected, atol=1e-12)
+    np.testing.assert_allclose(values["image_auroc"], roc_auc_score(positive, scores), atol=1e-12)
     np.testing.assert_allclose(values["image_ap"], average_precision_score(positive, scores), atol=1e-12)
     precision, recall, _ = precision_recall_curve(positive, scores)
     f1s = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
@@ -187,17 +180,15 @@ def test_good_parts_supply_false_positives():
     assert with_alarm["aupro_30"] < without["aupro_30"] == 1.0
 
 
-def test_evaluate_scores_parts_by_the_maximum_of_their_maps():
+def test_parts_are_scored_by_the_maximum_of_their_maps():
     masks = [squares((0, 0)), np.zeros((8, 10), bool), np.zeros((5, 5), bool)]
     maps = [mask * 0.5 for mask in masks]
     maps[0][:3, :3] = 0.0
     maps[0][1, 1] = 0.5
     maps[1][:] = 0.4
-    values = metrics.evaluate(maps, np.array([True, False, False]), metrics.prepare_truth(masks))
-    assert values["image_auroc"] == 1.0
+    assert report(maps, masks, [True, False, False]).all.values["image_auroc"] == 1.0
     maps[2][:] = 0.6
-    assert metrics.evaluate(maps, np.array([True, False, False]), metrics.prepare_truth(masks))["image_auroc"] == 0.5
-    assert tuple(values) == (*metrics.NAMES, *metrics.EXTRA_NAMES)
+    assert report(maps, masks, [True, False, False]).all.values["image_auroc"] == 0.5
 
 
 NONE = np.zeros((4, 4), bool)
@@ -210,19 +201,17 @@ SOME = np.eye(4, dtype=bool)
         ([NONE, NONE], [False, False], {"image": "no defective part", "pixel": "no defective pixel"}),
         ([SOME, SOME], [True, True], {"image": "no good part"}),
         ([~NONE, ~NONE], [True, True], {"image": "no good part", "pixel": "no good pixel"}),
-        ([NONE, None], [False, True], {"pixel": "a defective part has no mask"}),
+        ([NONE, None], [False, True], {"pixel": "defective parts without a mask: 1"}),
         ([NONE, SOME], [False, True], {}),
     ],
     ids=["no defects", "no good parts", "no good pixels", "no mask", "all there"],
 )
 def test_what_is_undefined_is_none_and_told_why(masks, defective, reasons):
-    defective, truth = np.array(defective), metrics.prepare_truth(masks)
-    values = metrics.evaluate([np.ones((4, 4))] * 2, defective, truth)
-    undefined = metrics.undefined(defective, truth)
-    assert set(undefined) == set(reasons)
+    found = report([np.ones((4, 4))] * 2, masks, defective).all
+    assert set(found.undefined) == set(reasons)
     for kind, reason in reasons.items():
-        assert undefined[kind].startswith(reason)
-    for name, value in values.items():
+        assert found.undefined[kind].startswith(reason)
+    for name, value in found.values.items():
         kind = "image" if name.startswith("image") else "pixel"
         assert (value is None) == (kind in reasons), name
 
@@ -232,10 +221,47 @@ def test_scores_that_are_not_finite_are_refused_with_their_part(bad):
     maps = [np.zeros((4, 4)), np.zeros((4, 4))]
     maps[1][0, :3] = bad
     with pytest.raises(ValueError, match="part 1: 3 of 16 scores"):
-        metrics.evaluate(maps, np.array([False, True]), metrics.prepare_truth([NONE, SOME]))
+        report(maps, [NONE, SOME], [False, True])
 
 
 @pytest.mark.parametrize("limit", [0.0, -0.1, 1.01, np.nan])
 def test_impossible_limits_are_refused(limit):
+    ranks = metrics.rank(np.ones(1), np.zeros(3))
     with pytest.raises(ValueError, match="limit"):
-        measure([SOME * 1.0], [SOME], (limit,))
+        metrics.area(ranks, np.ones(1), limit)
+
+
+# Ties, both zeros, numbers too small for some devices, and the score that hides a pixel.
+NUMBERS = (
+    SCORES | st.floats(width=32, allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -0.0, 1e-45, -1e-45])
+)
+
+
+@hypothesis.given(
+    hnp.arrays(np.float32, (3, 5), elements=NUMBERS),
+    hnp.arrays(np.float32, (3, 40), elements=NUMBERS | st.just(-np.inf)),
+)
+@hypothesis.settings(deadline=None, max_examples=40)
+def test_a_device_counts_as_numpy_and_the_definition_do(levels, scores):
+    levels, places = -np.sort(-levels), np.array([0, 7, 39])
+    in_numpy, in_jax = (count(levels, scores, places) for count in (ranking.count_in_numpy, ranking.count_in_jax))
+    above = np.sum(scores[:, None, :] > levels[:, :, None], axis=-1)
+    reached = np.sum(scores[:, None, :] >= levels[:, :, None], axis=-1)
+    for found in (in_numpy, in_jax):
+        for values, expected in zip(found, (above, reached, np.sort(scores)[:, places]), strict=True):
+            np.testing.assert_array_equal(values, expected)
+
+
+def test_devices_count_for_as_many_runs_as_fit_and_hosts_for_one(monkeypatch):
+    assert ranking.runs_at_once(1000) == 1
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert ranking.runs_at_once(ranking._AT_ONCE // 3) == 3
+    assert ranking.runs_at_once(2 * ranking._AT_ONCE) == 1
+    used, counts = [], (np.zeros((1, 2), int), np.zeros((1, 2), int), np.zeros((1, 0), np.float32))
+    monkeypatch.setattr(ranking, "count_in_jax", lambda *_: used.append("jax") or counts)
+    monkeypatch.setattr(ranking, "count_in_numpy", lambda *_: used.append("numpy") or counts)
+    few = np.zeros((1, 2), np.float32)
+    ranking.count(few, few, np.zeros(0, int))
+    # No machine's memory holds what 32 bits cannot count; its shape is enough.
+    ranking.count(few, np.broadcast_to(np.float32(0), (1, 2**31)), np.zeros(0, int))
+    assert used == ["jax", "numpy"]

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from experiments.suites import metrics_loop
 from pirn_jax.data.problems import InputError, Problems
-from pirn_jax.protocol import evaluation, metrics, peer_metrics, pixels
+from pirn_jax.protocol import evaluation, metrics, peer_metrics, pixels, repeats
 from pirn_jax.protocol.evaluation import Part, Settings
 from tests import reference
 
@@ -110,13 +111,54 @@ def test_the_whole_is_the_mean_over_regions_of_the_kinds_and_of_the_sizes(catego
             np.testing.assert_allclose(found.all.values[name], whole, atol=1e-12)
 
 
-def test_streaming_equals_what_the_study_measures(category):
+def flat(found):
+    """Counts, reasons and values of every group."""
+    groups = {"all": found.all, **found.defects, **found.sizes}
+    values = [v for group in groups.values() for v in group.values.values()]
+    return found.good_parts, [(n, g.parts, g.regions, g.undefined, list(g.values)) for n, g in groups.items()], values
+
+
+@pytest.mark.parametrize(
+    "settings", [Settings(), Settings("peer"), Settings("peer", (0.02,), 40)], ids=["exact", "peer", "resized"]
+)
+def test_a_study_measures_runs_together_as_the_stream_does_each(category, settings):
     maps, masks, defects = category
-    at_once = metrics.evaluate(maps, np.array(defects) != "good", metrics.prepare_truth(masks))
-    streamed = evaluate(*category).all.values
-    assert at_once.keys() == streamed.keys()
-    for name, value in at_once.items():
-        np.testing.assert_allclose(streamed[name], value, atol=1e-12)
+    rng = np.random.default_rng(2)
+    runs = [maps, [rng.permutation(scores) for scores in maps], [-scores for scores in maps]]
+    truth = repeats.prepare(defects, masks, [mask.shape for mask in masks], settings)
+    together = repeats.evaluate(np.stack([truth.flatten(run) for run in runs]), truth)
+    for run, found in zip(runs, together, strict=True):
+        *counted, values = flat(found)
+        *expected_counts, expected = flat(evaluate(run, masks, defects, settings))
+        assert counted == expected_counts
+        np.testing.assert_allclose(np.array(values, float), np.array(expected, float), atol=1e-12)
+    assert together[0].all.values != together[1].all.values
+
+
+def test_without_a_mask_a_study_has_kinds_but_neither_pixel_metrics_nor_sizes(category):
+    maps, masks, defects = category
+    masks[3] = None
+    truth = repeats.prepare(defects, masks, [m.shape for m in maps], Settings())
+    found = repeats.evaluate(truth.flatten(maps)[None], truth)[0]
+    expected = evaluate(maps, masks, defects)
+    assert found.defects["dent"].values == expected.defects["dent"].values
+    assert found.defects["dent"].values["image_auroc"] is not None
+    assert found.sizes == {}
+
+
+def test_the_evaluation_that_we_are_timed_against_finds_the_same(category):
+    maps, masks, defects = category
+    found = metrics_loop.evaluate(maps, masks, np.array(defects) != "good")
+    values = evaluate(*category).all.values
+    assert {*found} == {name for name in values if "threshold" not in name}
+    np.testing.assert_allclose([values[name] for name in found], list(found.values()), atol=1e-12)
+
+
+def test_the_headlines_limit_is_always_there(category):
+    found = evaluate(*category, Settings(limits=(0.05,)))
+    assert found.all.values["aupro_30"] == evaluate(*category).all.values["aupro_30"]
+    assert "aupro_05" in found.all.values
+    assert Settings(limits=(0.05, 0.3)).describe()["limits"] == [0.3, 0.05]
 
 
 def test_the_order_of_parts_does_not_count(category):

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import html
 import html.parser
 import io
 import re
@@ -92,6 +93,7 @@ def test_table_takes_the_mean_row_from_the_results(results):
 def test_table_orders_shots_as_numbers_and_ends_with_the_notes(results):
     table = tables.format_table(results)
     assert table.index("2 shots, 3 seeds") < table.index("10 shots, 3 seeds")
+    assert table.splitlines()[1] == "Metrics: form exact; resolution 224."
     assert table.index("random weights") > table.rindex("mean")
     assert "<i>." in table
 
@@ -282,6 +284,32 @@ def test_page_shows_the_same_numbers_as_the_table(written, results):
     assert text.index("With 10 good parts") < text.index("With 2 good parts")
     for expected in ("0.1235", "0.25", "0.875", "train/good/009", "12.5 s", "1.2.3", "0.001", "no mask", "no defect"):
         assert expected in text
+
+
+def test_page_shows_kinds_of_defects_by_category_and_sizes_over_all_with_the_most_shots(written):
+    text = " ".join(html.unescape(re.sub("<[^>]*>", " ", written)).split())
+    kinds, sizes = (f"{what}, 10 shots {what} parts regions" for what in ("Kind of defect", "Size of region"))
+    row = "<u>dent</u> 4 6 0.800 ± 0.082 0.500 ± 0.204 0.292 ± 0.156"
+    assert f"{kinds} image AUROC pixel AUROC AUPRO@30% bracket {row} {HOSTILE} scratch 7 – 0.800 ± 0.283 – –" in text
+    # By hand: the deviations are those of (1, 3, 2) / 4 and (3, 4, 5) / 8, sqrt(2 / 3) of a step.
+    row = "0.500 ± 0.204 0.500 ± 0.102"
+    assert f"{sizes} pixel AUROC AUPRO@30% small 2 3 {row} large 2 4 {row} A row" in text
+    assert "Metrics: form exact; resolution 224." in text
+
+
+def test_rows_of_several_categories_add_counts_and_average_seed_by_seed():
+    def group(regions, values):
+        return {"parts": 2, "regions": regions, "metrics": {"aupro_30": values}}
+
+    categories = [{"hole": group(3, [0.0, 1.0])}, {"hole": group(4, [0.5, 0.5]), "cut": group(None, [None, None])}]
+    rows = tables.group_rows([*categories, {"hole": group(1, [None, None])}], ["aupro_30"])
+    assert rows == [("hole", ["6", "8", "0.500 ± 0.250"]), ("cut", ["2", "–", "–"])]
+
+
+def test_results_of_before_have_no_such_tables(tmp_path, results):
+    del results["by_defect"], results["by_size"], results["settings"]["metrics_form"]
+    page.write_page(tmp_path / "report.html", results, [])
+    assert "Kind of defect" not in (tmp_path / "report.html").read_text("utf-8")
 
 
 def test_page_puts_the_notes_before_any_number(written, results):

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import GOOD
 from pirn_jax.protocol import metrics, peer_metrics, scoring
-from pirn_jax.protocol.pixels import Pixels
+from pirn_jax.protocol.pixels import Pixels, Regions, Stream
 
 FORMS = ("exact", "peer")
 SIZES = {"small": (0.0, 0.001), "medium": (0.001, 0.01), "large": (0.01, 1.0)}
@@ -23,7 +23,7 @@ class Settings:
 
     Attributes:
       form: "exact", or "peer" for AUPRO from 100 thresholds.
-      limits: false positive rates up to which the PRO curve is integrated.
+      limits: false positive rates up to which the PRO curve is integrated, besides 0.3.
       resolution: longer side in pixels that maps and masks are resized to; None for the image's own size.
 
     Raises:
@@ -42,6 +42,11 @@ class Settings:
         if self.resolution is not None and self.resolution < 1:
             raise ValueError(f"resolution {self.resolution}: give a number of pixels above 0")
 
+    @property
+    def aupro_limits(self) -> tuple[float, ...]:
+        """All limits; the headline's comes first."""
+        return tuple(dict.fromkeys((metrics.AUPRO_LIMIT, *self.limits)))
+
     def describe(self) -> dict[str, Any]:
         """All that can change a number, to stand beside it."""
         exact, original = self.form == "exact", self.resolution is None
@@ -51,7 +56,7 @@ class Settings:
             "resolution": "original image" if original else self.resolution,
             "resizing": "none" if original else "map bilinear, mask nearest, aspect kept",
             "image_score": "maximum of the map",
-            "limits": list(self.limits),
+            "limits": list(self.aupro_limits),
             "thresholds": "all" if exact else f"all; of AUPRO {steps}",
             "ties": "one threshold" if exact else "one threshold; of AUPRO by rank",
             "at_limit": "linear interpolation, area divided by the limit",
@@ -123,7 +128,7 @@ def evaluate(
       None if a problem was noted: numbers without these parts would not be those of the category.
     """
     before = len(problems.found)
-    pixels, highest, unmasked = Pixels(peer=settings.form == "peer"), [], []
+    stream, highest, unmasked = Stream(peer=settings.form == "peer"), [], []
     for part in parts:
         with problems.collecting():
             scores, mask = load(part, settings)
@@ -131,22 +136,20 @@ def evaluate(
             if mask is None:
                 unmasked.append(part.name)
             else:
-                pixels.collect(scores, mask)
+                stream.collect(scores, mask)
         advance(1)
     if len(problems.found) > before:
         return None
-    lacking = None
     if unmasked:
         lacking = f"defective parts without a mask: {len(unmasked)}, such as that of {unmasked[0]}"
     else:
-        pixels.turn()
-        lacking = metrics.lacking(len(pixels.part), pixels.good, "pixel")
+        lacking = metrics.lacking(len(stream.turn().part), stream.good, "pixel")
     for part in parts if lacking is None else ():
         scores, mask = load(part, settings)
         if mask is not None:
-            pixels.count(scores, mask)
+            stream.count(scores, mask)
         advance(1)
-    return _report(np.array(highest), np.array([part.defect for part in parts]), pixels, lacking, settings.limits)
+    return report(np.array(highest), np.array([part.defect for part in parts]), lacking or stream.pixels(), settings)
 
 
 def load(part: Part, settings: Settings) -> tuple[Float[np.ndarray, "h w"], Bool[np.ndarray, "h w"] | None]:
@@ -193,31 +196,42 @@ def resize_mask(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np
     return mask[np.ix_(rows, columns)]
 
 
-def _report(
-    highest: Float[np.ndarray, " m"], defects: np.ndarray, pixels: Pixels, lacking: str | None, limits: Sequence[float]
+def report(
+    highest: Float[np.ndarray, " m"], defects: np.ndarray, pixels: Pixels | str, settings: Settings
 ) -> Evaluation:
-    """Puts the groups together; `lacking` is why there are no pixel metrics at all."""
-    good = defects == GOOD
+    """Puts together what is reported of a category.
 
-    def of_pixels(chosen: Bool[np.ndarray, " regions"]) -> Group:
-        reason = lacking or (None if chosen.any() else "no region of this kind")
-        values = None if reason else pixels.measure(chosen, limits)
-        names = (*metrics.PIXEL_NAMES, *map(metrics.aupro_name, limits))
-        count = None if lacking else int(chosen.sum())
-        return Group(len(np.unique(pixels.part[chosen])), count, values or dict.fromkeys(names), _reasons(pixel=reason))
+    Args:
+      highest: score of every test part.
+      defects: name of its defect, or "good".
+      pixels: their ranks, or why there are no pixel metrics.
+      settings: how maps are evaluated.
+    """
+    good = defects == GOOD
+    limits = settings.aupro_limits
+    undefined = dict.fromkeys((*metrics.PIXEL_NAMES, *map(metrics.aupro_name, limits)))
+
+    def of_pixels(chosen: Callable[[Regions], Bool[np.ndarray, " regions"]]) -> Group:
+        """Of some regions; `parts` counts those that have such a region."""
+        if isinstance(pixels, str):
+            return Group(0, None, undefined, {"pixel": pixels})
+        some = chosen(pixels.regions)
+        if not some.any():
+            return Group(0, 0, undefined, {"pixel": "no region of this kind"})
+        return Group(len(np.unique(pixels.regions.part[some])), int(some.sum()), pixels.measure(some, limits), {})
 
     def of_both(parts: Bool[np.ndarray, " m"]) -> Group:
-        found = of_pixels(parts[pixels.part])
+        found = of_pixels(lambda regions: parts[regions.part])
         some = parts | good
         reason = metrics.lacking(int(parts.sum()), int(good.sum()), "part")
         values = {**metrics.of_parts(highest[some], parts[some]), **found.values}
-        return Group(int(parts.sum()), found.regions, values, {**_reasons(image=reason), **found.undefined})
+        return Group(
+            int(parts.sum()), found.regions, values, {**({"image": reason} if reason else {}), **found.undefined}
+        )
+
+    def of_size(low: float, high: float) -> Group:
+        return of_pixels(lambda regions: (regions.share > low) & (regions.share <= high))
 
     kinds = {str(name): of_both(defects == name) for name in np.unique(defects[~good])}
-    sizes = {name: (pixels.share > low) & (pixels.share <= high) for name, (low, high) in SIZES.items()}
-    of_sizes = {} if lacking else {name: of_pixels(chosen) for name, chosen in sizes.items()}
-    return Evaluation(int(good.sum()), of_both(~good), kinds, of_sizes)
-
-
-def _reasons(**reasons: str | None) -> dict[str, str]:
-    return {kind: reason for kind, reason in reasons.items() if reason}
+    sizes = {} if isinstance(pixels, str) else {name: of_size(*edges) for name, edges in SIZES.items()}
+    return Evaluation(int(good.sum()), of_both(~good), kinds, sizes)

@@ -52,6 +52,8 @@ def write_page(
         metrics=list(tables.METRICS.values()),
         tables=[_table(results, some) for some in shots],
         undefined=_undefined(results),
+        measured=tables.settings_text(results),
+        breakdowns=_breakdowns(results, shots[-1]) if shots else [],
         over_shots=charts.shots_svg(results) if len(shots) > 1 else "",
         training=charts.training_svgs(histories),
         galleries=[_gallery(gallery) for gallery in galleries],
@@ -122,6 +124,27 @@ def _table(results: dict[str, Any], shots: str) -> dict[str, Any]:
             for row in published.rows(results, shots)
         ],
     }
+
+
+def _breakdowns(results: dict[str, Any], shots: str) -> list[dict[str, Any]]:
+    """A table by kind of defect, category by category, and one by size of region over all categories."""
+    kinds, sizes = (results.get(key, {}).get(shots, {}) for key in ("by_defect", "by_size"))
+    of_pixels = [name for name in tables.METRICS if not name.startswith("image")]
+    by_kind = [(name, tables.group_rows([groups], list(tables.METRICS))) for name, groups in kinds.items()]
+    by_size = [("", tables.group_rows(list(sizes.values()), of_pixels))]
+    return [
+        {
+            "caption": f"{heading}, {tables.shots_label(shots)}",
+            "heading": heading,
+            "columns": ["parts", "regions", *(tables.METRICS[name] for name in metrics)],
+            "groups": groups,
+        }
+        for heading, metrics, groups in (
+            ("Kind of defect", list(tables.METRICS), by_kind),
+            ("Size of region", of_pixels, by_size),
+        )
+        if any(rows for _, rows in groups)
+    ]
 
 
 def _undefined(results: dict[str, Any]) -> list[str]:

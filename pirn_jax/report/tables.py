@@ -16,6 +16,9 @@ from typing import Any
 from pirn_jax import atomic
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30%"}
+SETTINGS = ("form", "resolution", "thresholds", "ties", "connectivity")
+"""What stands beside the numbers of how they were measured."""
+
 UNDEFINED = "–"
 TERMINAL_WIDTH = 80
 _CELL_WIDTH = len("0.000 ± 0.000") + 2
@@ -76,10 +79,43 @@ def category_rows(results: dict[str, Any], shots: str) -> list[tuple[str, list[s
     ]
 
 
+def settings_text(results: dict[str, Any]) -> str:
+    """How the metrics were measured, one sentence; empty where the results do not say so."""
+    known = {name: results["settings"].get(f"metrics_{name}") for name in SETTINGS}
+    told = "; ".join(f"{name} {value}" for name, value in known.items() if value is not None)
+    return f"Metrics: {told}." if told else ""
+
+
+def group_rows(categories: Sequence[dict[str, Any]], metrics: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Kinds of defects, or sizes, with parts, regions and one `mean ± std` text a metric.
+
+    Args:
+      categories: `results["by_defect"][shots][category]`, or of `by_size`, of one category or of several. Counts are
+        sums over them; a metric is the mean over those where it is defined, its deviation is over seeds.
+      metrics: names.
+    """
+    rows = []
+    for name in dict.fromkeys(name for groups in categories for name in groups):
+        some = [groups[name] for groups in categories if name in groups]
+        regions = [group["regions"] for group in some if group["regions"] is not None]
+        counts = [str(sum(group["parts"] for group in some)), str(sum(regions)) if regions else UNDEFINED]
+        rows.append(
+            (name, [*counts, *(_mean_text([group["metrics"][metric] for group in some]) for metric in metrics)])
+        )
+    return rows
+
+
+def _mean_text(categories: Sequence[Sequence[float | None]]) -> str:
+    """Of the mean over categories, seed by seed."""
+    defined = [values for values in categories if None not in values]
+    return score_text(*summarize([math.fsum(values) / len(values) for values in zip(*defined, strict=True)]))
+
+
 def format_table(results: dict[str, Any]) -> str:
     """The table a run ends with: one block per number of shots, then the notes, at most 80 columns wide."""
     title = " · ".join(_printable(str(results[key])) for key in ("dataset", "method", "encoder"))
-    blocks = [_wrap(title)] + [_block(results, shots) for shots in shots_in_order(results)]
+    heading = [_wrap(text) for text in (title, settings_text(results)) if text]
+    blocks = ["\n".join(heading)] + [_block(results, shots) for shots in shots_in_order(results)]
     notes = [_wrap(f"Note: {_printable(note)}", indent="      ") for note in results.get("notes", [])]
     return "\n\n".join(blocks + ["\n".join(notes)] * bool(notes))
 
