@@ -11,16 +11,15 @@ import dataclasses
 import math
 import pathlib
 
-import jax
 from absl import app, flags
 
-from experiments import console, parts
+from experiments import console, parts, processes
 from pirn_jax import cache, pirn, study
 from pirn_jax.data import procedural
 from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Splits
 from pirn_jax.encoders import pretrained
-from pirn_jax.protocol import training
+from pirn_jax.protocol import parallel, training
 from pirn_jax.report import archive, finished, gallery, pictures, tables, tracking
 from pirn_jax.spec import Spec
 
@@ -138,14 +137,17 @@ def _write_outputs(spec: Spec, splits: dict[str, Splits], output: pathlib.Path, 
 def _run() -> None:
     if FLAGS.debug:
         _apply_debug()
-    # Programs compiled once are found again by later processes.
-    jax.config.update("jax_compilation_cache_dir", str(cache.cache_directory() / "xla"))
+    parallel.keep_compiled(cache.cache_directory() / "xla")
     if FLAGS.tensorboard:
         tracking.require()
     spec = _spec()
     splits = parts.read(_DEBUG_COUNTS if FLAGS.debug else procedural.DEFAULT_COUNTS)
     output = _output_directory(spec)
-    results, groups = study.run(spec, splits, output, console.stage)
+    team = processes.team(output)
+    with team.at_work():
+        results, groups = study.run(spec, splits, output, console.stage, team)
+    if team.index > 0:
+        return
     _write_outputs(spec, splits, output, results, groups)
     print(f"{tables.format_table(results)}\n\n{output / 'report.html'} shows it.")
 
