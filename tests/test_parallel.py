@@ -98,6 +98,15 @@ program(*arguments)
 answer["kept"] = [after - before for before, after in zip(counts, [*counts[1:], kept()])]
 answer["mode"] = CACHE.stat().st_mode
 
+def heavy(shared, chosen):
+    return ((shared[chosen] @ shared.T) ** 2).sum()
+
+def flops(devices):
+    program = parallel.Program(heavy, (None, 0), (None, 1), devices=devices)
+    return program.compile(np.ones((64, 64), np.float32), np.zeros((1, 8), int)).cost_analysis()["flops"]
+
+answer["flops"] = [flops(ALL), flops(ALL[:1])]
+
 json.dump(answer, open(sys.argv[1], "w"))
 """
 
@@ -121,6 +130,12 @@ def test_runs_spread_over_devices_equal_one_device_to_the_bit(eight):
 @pytest.mark.slow
 def test_a_batch_spread_over_devices_equals_one_device(eight):
     assert 0 <= eight["batch"] < 1e-5
+
+
+@pytest.mark.slow
+def test_a_spread_batch_leaves_each_device_its_part_of_the_work(eight):
+    each, one = eight["flops"]
+    assert each < 0.2 * one
 
 
 @pytest.mark.slow
