@@ -8,13 +8,20 @@ Each suite is a module of `experiments/suites/`, which says what it compares.
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 
-from experiments.suites import encoder, normals, seeds
+from experiments.suites import encoder, latency, normals, score, seeds, train
 from pirn_jax.report import archive
 
-SUITES = {"seeds": seeds.measure, "encoder": encoder.measure, "normals": normals.measure}
-_EXTRAS = {"encoder": "convert", "normals": "open3d"}
+SUITES = {
+    "seeds": seeds.measure,
+    "train": train.measure,
+    "score": score.measure,
+    "latency": latency.measure,
+    "encoder": encoder.measure,
+    "normals": normals.measure,
+}
+_EXTRAS = dict.fromkeys(("train", "score", "latency", "encoder"), "convert") | {"normals": "open3d"}
 
 _SUITE = flags.DEFINE_list("suite", ["seeds"], f"What to measure: {', '.join(SUITES)}.")
 _OUTPUT = flags.DEFINE_string("output_dir", "outputs/benchmark", "Where benchmark.json goes.")
@@ -22,15 +29,22 @@ _REPEATS = flags.DEFINE_integer("repeats", 3, "How often each side is timed.", l
 
 
 def _row(case: dict[str, float]) -> str:
-    text = f"ours {case['ours']:.3f} s, reference {case['reference']:.3f} s, ratio {case['ratio']:.2f}"
+    text = f"ours {case['ours']:.3g} s, reference {case['reference']:.3g} s, ratio {case['ratio']:.2f}"
     if "floor_fraction" in case:
         text += f"; of the ceiling ours {case['floor_fraction']:.0%}, reference {case['reference_fraction']:.0%}"
+    if "parts_per_s" in case:
+        text += f"; p99 ours {case['p99_ms']:.0f} ms, reference {case['reference_p99_ms']:.0f} ms"
+        text += f"; parts/s ours {case['parts_per_s']:.1f}, reference {case['reference_parts_per_s']:.1f}"
+        text += f"; cold start {case['cold_start_s']:.1f} s, nothing compiled {case['cold_start_empty_s']:.1f} s"
+        text += f"; peak {case['peak_mb']:.0f} MB"
     return text
 
 
 def main(arguments: list[str]) -> None:
     """Runs the suites and writes what they found."""
     del arguments
+    # Libraries tell of every step of a checkpoint.
+    logging.set_verbosity(logging.WARNING)
     unknown = set(_SUITE.value) - set(SUITES)
     if unknown:
         raise app.UsageError(f"unknown suite {', '.join(sorted(unknown))}; choose from {', '.join(SUITES)}")

@@ -7,29 +7,20 @@ trained parameters to --output_dir. Without a data set it generates the built-in
 interrupted study.
 """
 
-import dataclasses
 import math
 import pathlib
 
 from absl import app, flags
 
-from experiments import console, parts, processes
-from pirn_jax import cache, pirn, study
+from experiments import console, hyperparameters, parts, processes
+from pirn_jax import cache, study
 from pirn_jax.data import procedural
 from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Splits
 from pirn_jax.encoders import pretrained
-from pirn_jax.protocol import parallel, training
-from pirn_jax.report import archive, finished, gallery, pictures, tables, tracking
+from pirn_jax.protocol import parallel
+from pirn_jax.report import archive, finished, gallery, pictures, sweep, tables, tracking
 from pirn_jax.spec import Spec
-
-PRESETS = {
-    # Our choice for the built-in parts, within the minutes of a laptop: fewer and larger steps than the paper's.
-    "default": (pirn.Config(), training.Recipe(epochs=40, learning_rate=1e-3, batch_size=4)),
-    # The paper where it speaks: Sec. 4 for K, L, epochs and learning rate, Eq. 5 for the injection. Rows of the plan
-    # are normalised: together with this injection, Eq. 2 as printed makes the decoder an identity map.
-    "paper": (pirn.Config(injection="paper"), training.Recipe()),
-}
 
 _DEBUG_COUNTS = procedural.Counts(train=4, validation=1, good=4, per_defect=1)
 
@@ -45,27 +36,14 @@ flags.DEFINE_string("output_dir", None, "Where results go; by default outputs/ a
 flags.DEFINE_enum("save_maps", "first", ("none", "first", "all"), "Seeds whose fused anomaly maps are written.")
 flags.DEFINE_bool("tensorboard", False, "Also write event files of TensorBoard, to tensorboard/ in --output_dir.")
 flags.DEFINE_bool("debug", False, "A study of under a minute: built-in parts, 2 shots, 2 seeds, 2 epochs.")
-flags.DEFINE_enum("preset", "default", list(PRESETS), "Where hyperparameters that no flag sets come from.")
-_DEFINE = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string, bool: flags.DEFINE_bool}
-for _part in PRESETS["default"]:
-    for _field in dataclasses.fields(_part):
-        _DEFINE[type(getattr(_part, _field.name))](
-            _field.name, None, f"See {type(_part).__name__}; default {getattr(_part, _field.name)}."
-        )
-"""Hyperparameters are flags of the same name; None is the preset's value."""
+flags.DEFINE_integer("cell", None, "Of a grid of hyperparameters, run this cell alone, from 0.", lower_bound=0)
 
 FLAGS = flags.FLAGS
 
 
-def _override(part):
-    """The preset's values, with those of flags that were given."""
-    given = {field.name: FLAGS[field.name].value for field in dataclasses.fields(part)}
-    return dataclasses.replace(part, **{name: value for name, value in given.items() if value is not None})
-
-
 def _apply_debug() -> None:
     """Shrinks the study; flags that were given keep their values."""
-    for name, value in {"shots": ["2"], "seeds": 2, "epochs": 2}.items():
+    for name, value in {"shots": ["2"], "seeds": 2, "epochs": (2,)}.items():
         if not FLAGS[name].present:
             FLAGS[name].value = value
 
@@ -78,11 +56,10 @@ def _blocks() -> tuple[int, ...] | None:
     return tuple(map(int, FLAGS.blocks))
 
 
-def _spec() -> Spec:
-    preparation = parts.preparation()
+def _specs() -> dict[str, Spec]:
+    """What to do, by the name of the cell; a single one is named ""."""
+    preparation, cells = parts.preparation(), hyperparameters.cells()
     try:
-        config, recipe = PRESETS[FLAGS.preset]
-        config, recipe = _override(config), _override(recipe)
         shots = tuple(int(text) for text in FLAGS.shots if text.isdecimal() and int(text) > 0)
         if not shots or len(set(shots)) < len(FLAGS.shots):
             raise ValueError(f"--shots={','.join(FLAGS.shots)}: give one or more different whole numbers above zero")
@@ -93,21 +70,33 @@ def _spec() -> Spec:
             raise ValueError(
                 f"--input_size={FLAGS.input_size} is no multiple of the patch, {encoder.config.patch} pixels"
             )
-        if encoder.config.width % config.heads:
-            raise ValueError(
-                f"--heads={config.heads} does not divide the {encoder.config.width} channels of the encoder"
-            )
+        for config, _ in cells.values():
+            if encoder.config.width % config.heads:
+                raise ValueError(
+                    f"--heads={config.heads} does not divide the {encoder.config.width} channels of the encoder"
+                )
     except ValueError as error:
         raise InputError(str(error)) from error
-    asked = (FLAGS.dataset, shots, FLAGS.seeds, FLAGS.method, config, recipe, encoder, preparation, FLAGS.sigma)
-    return Spec(*asked, parts.options())
+    before = FLAGS.dataset, shots, FLAGS.seeds, FLAGS.method
+    after = encoder, preparation, FLAGS.sigma, parts.options()
+    return {name: Spec(*before, config, recipe, *after) for name, (config, recipe) in cells.items()}
 
 
 def _output_directory(spec: Spec) -> pathlib.Path:
     if FLAGS.output_dir is not None:
         return pathlib.Path(FLAGS.output_dir)
     name = f"{spec.dataset.replace(':', '-').replace('/', '-')}-{'-'.join(map(str, spec.shots))}shots-{spec.seeds}seeds"
-    return pathlib.Path("outputs") / (name + "-debug" * FLAGS.debug)
+    return pathlib.Path("outputs") / "-".join([name, *hyperparameters.grid(), *["debug"] * FLAGS.debug])
+
+
+def _chosen(specs: dict[str, Spec]) -> dict[str, Spec]:
+    """All cells, or the one that --cell names."""
+    if FLAGS.cell is None:
+        return specs
+    if FLAGS.cell >= len(specs):
+        raise InputError(f"--cell={FLAGS.cell}: the grid has {len(specs)} cells, the last is {len(specs) - 1}")
+    name = list(specs)[FLAGS.cell]
+    return {name: specs[name]}
 
 
 def _write_outputs(spec: Spec, splits: dict[str, Splits], output: pathlib.Path, results, groups) -> None:
@@ -140,16 +129,28 @@ def _run() -> None:
     parallel.keep_compiled(cache.cache_directory() / "xla")
     if FLAGS.tensorboard:
         tracking.require()
-    spec = _spec()
+    specs = _specs()
+    output = _output_directory(next(iter(specs.values())))
+    chosen = {output / name: spec for name, spec in _chosen(specs).items()}
     splits = parts.read(_DEBUG_COUNTS if FLAGS.debug else procedural.DEFAULT_COUNTS)
-    output = _output_directory(spec)
     team = processes.team(output)
+    grid = hyperparameters.grid()
+    if grid and team.index == 0:
+        sweep.write_plan(output, grid)
+    table = ""
     with team.at_work():
-        results, groups = study.run(spec, splits, output, console.stage, team)
-    if team.index > 0:
-        return
-    _write_outputs(spec, splits, output, results, groups)
-    print(f"{tables.format_table(results)}\n\n{output / 'report.html'} shows it.")
+        for (path, spec), (results, groups) in zip(
+            chosen.items(), study.run_all(chosen, splits, console.stage, team), strict=True
+        ):
+            if team.index > 0:
+                continue
+            _write_outputs(spec, splits, path, results, groups)
+            table = tables.format_table(results)
+            if grid:
+                sweep.write(output)
+                table = sweep.format_table(sweep.read(output))
+    if team.index == 0:
+        print(f"{table}\n\n{output / (sweep.PAGE if grid else 'report.html')} shows it.")
 
 
 def main(arguments: list[str]) -> None:

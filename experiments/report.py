@@ -2,9 +2,10 @@
 
     python -m experiments.report RUN
     python -m experiments.report RUN RUN... --page=compare.html
+    python -m experiments.report SWEEP
 
 With one run, writes its report.html; with several, a page of the differences between the first and each of the
-others. The data set is not needed.
+others; with the directory of a sweep, its sweep.html. The data set is not needed.
 """
 
 import pathlib
@@ -13,7 +14,7 @@ from absl import app, flags
 
 from experiments import console
 from pirn_jax.data.problems import InputError
-from pirn_jax.report import comparison, finished
+from pirn_jax.report import comparison, finished, sweep
 
 _PAGE = flags.DEFINE_string("page", None, "The page to write; default RUN/report.html, for several runs compare.html.")
 
@@ -30,6 +31,8 @@ def _run(arguments: list[str]) -> pathlib.Path:
         raise InputError("no run given; give one or more output directories of experiments.fewshot")
     if len({directory.resolve() for directory in directories}) < len(directories):
         raise InputError(f"{', '.join(arguments)}: a run is given twice; give different output directories")
+    if len(directories) == 1 and (directories[0] / sweep.PLAN).is_file():
+        return sweep.write(directories[0])
     if len(directories) == 1:
         return finished.write_page(directories[0], pathlib.Path(_PAGE.value) if _PAGE.value else None)
     output = pathlib.Path(_PAGE.value or "compare.html")

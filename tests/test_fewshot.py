@@ -241,3 +241,34 @@ def test_wrong_input_is_one_sentence_and_status_one(case, cache, tmp_path):
     assert "Traceback" not in errors
     assert output == ""
     assert not (tmp_path / "out").exists()
+
+
+def test_a_grid_runs_cell_by_cell_or_one_cell_alone(cache, tmp_path):
+    grid = (*TINY, "--categories=knob", "--seeds=1", "--epochs=1", "--epsilon=.02,.2", f"--output_dir={tmp_path}")
+    status, output, errors = run(cache, *grid, "--cell=1")
+    assert status == 0, errors
+    assert "1 of 2 settings are finished." in output
+    first = tmp_path / "epsilon=0.2" / "groups" / "2-000.npz"
+    written = first.stat().st_mtime_ns
+    status, output, errors = run(cache, *grid)
+    assert status == 0, errors
+    assert "2 of 2 settings are finished." in output
+    assert first.stat().st_mtime_ns == written
+    settings = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("*/settings.json")}
+    assert {name: found["epsilon"] for name, found in settings.items()} == {"epsilon=0.02": 0.02, "epsilon=0.2": 0.2}
+    distances = [np.load(path)["distances"] for path in tmp_path.glob("*/groups/2-000.npz")]
+    assert (distances[0] != distances[1]).any()
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--num_prototypes=2,4", "--neighbours=3"), "num_prototypes=2: neighbours=3 exceeds num_prototypes=2"),
+        (("--epsilon=.02,.05", "--cell=2"), "the grid has 2 cells, the last is 1"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_refused(cache, tmp_path, flags, sentence):
+    status, _, errors = run(cache, *TINY, *flags, f"--output_dir={tmp_path}")
+    assert status == 1
+    assert sentence in errors
+    assert not list(tmp_path.iterdir())

@@ -39,6 +39,7 @@ RECIPE = training.Recipe(epochs=20, learning_rate=1e-3, batch_size=8)
 
 def use(devices):
     jax.local_devices = lambda: devices
+    training._compile_init.cache_clear()
     training._compile_steps.cache_clear()
     scoring._compile.cache_clear()
     programs, program = training.compile_programs(METHOD), scoring.compile_program(METHOD)

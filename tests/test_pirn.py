@@ -153,7 +153,7 @@ def test_order_of_prototypes_does_not_matter(order):
 def test_gate_is_not_inert():
     method = pirn(SMALL)
     batch = features(1, (2, 2, N, C))
-    params = jax.jit(method.init)(jax.random.key(0), batch)
+    params = jax.jit(method.initial)(jax.random.key(0), batch)
     gradient = jax.jit(jax.grad(lambda p: method.loss(p, batch)[0]))(params)
     for i in range(SMALL.num_layers):
         inject = gradient["decoder"][f"layer_{i}"]["inject"]
@@ -164,7 +164,7 @@ def test_gate_is_not_inert():
 def test_no_gradient_reaches_the_scale_and_all_else_learns():
     method = pirn(SMALL)
     batch = features(1, (2, 2, N, C))
-    gradient = jax.jit(jax.grad(lambda p: method.loss(p, batch)[0]))(jax.jit(method.init)(jax.random.key(0), batch))
+    gradient = jax.jit(jax.grad(lambda p: method.loss(p, batch)[0]))(jax.jit(method.initial)(jax.random.key(0), batch))
     assert (gradient["scale"] == 0).all()
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient["decoder"]))
 
@@ -175,7 +175,7 @@ def test_score_does_not_depend_on_the_scale_of_the_features():
     batch = features(1, (2, 2, N, C))
     factor = jnp.array([7.0, 0.01])[:, None, None]
     plain, scaled = (
-        jax.jit(lambda x: method.score(method.init(jax.random.key(0), x), x[0]))(x) for x in (batch, batch * factor)
+        jax.jit(lambda x: method.score(method.initial(jax.random.key(0), x), x[0]))(x) for x in (batch, batch * factor)
     )
     np.testing.assert_allclose(scaled, plain, atol=1e-5)
 
@@ -185,7 +185,7 @@ def test_gates_and_use_of_prototypes_are_told_with_the_loss(mnc):
     config = dataclasses.replace(SMALL, mnc=mnc)
     method = pirn(config)
     batch = features(1, (2, 2, N, C))
-    params = jax.jit(method.init)(jax.random.key(0), batch)
+    params = jax.jit(method.initial)(jax.random.key(0), batch)
     if mnc:
         for i, gamma in enumerate(([0.1, 2.0], [0.3, -1.0])):
             params["decoder"][f"layer_{i}"]["inject"]["gamma"] = jnp.array(gamma)

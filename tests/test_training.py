@@ -1,7 +1,6 @@
 """Many runs in one program: equal to each alone, compiled once, repeatable; and which parts they see."""
 
 import dataclasses
-import functools
 import itertools
 import logging
 
@@ -38,14 +37,8 @@ def train(runs, features, method=None, recipe=RECIPE):
     method = method or METHOD
     category = np.array(["ab".index(run.category) for run in runs])
     chosen = np.array([episodes.draw(run, PARTS) for run in runs])
-    params, history = training.train(programs(method), runs, features, category, chosen, recipe)
+    params, history = training.train(training.compile_programs(method), runs, features, category, chosen, recipe)
     return params, history["loss"], category
-
-
-@functools.cache
-def programs(method):
-    """One compilation for all tests that train the same way."""
-    return training.compile_programs(method)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +138,7 @@ def test_adam_is_optax_adam(features):
     params, _, _ = train([run], features, recipe=recipe)
     chosen = episodes.draw(run, PARTS)
     key = jax.random.key(int(episodes.generator(run, "params").integers(2**31)))
-    expected = jax.jit(method.init)(key, features[0, chosen])
+    expected = jax.jit(method.initial)(key, features[0, chosen])
     optimizer = optax.adam(1e-3)
     state = optimizer.init(expected)
     gradient = jax.jit(jax.grad(lambda p, batch: method.loss(p, batch)[0]))

@@ -4,8 +4,6 @@ ViT-B/14 at 224 pixels, all twelve blocks, random weights. `floor_fraction` is t
 matrix-product ceiling in that precision that ours reaches, `reference_fraction` the reference's.
 """
 
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -56,17 +54,11 @@ def _theirs(model: Any, images: np.ndarray, dtype: str) -> Callable[[], Any]:
     return run
 
 
-def _compiles() -> bool:
-    """Whether torch.compile works here: it needs a C++ compiler."""
-    code = "import torch; torch.compile(lambda x: x.sin() + 1)(torch.ones(8))"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
-
-
 def measure(repeats: int) -> dict[str, timing.Case]:
     """Times every precision and batch."""
     import torch
 
-    found, compiles = {}, _compiles()
+    found, compiles = {}, timing.compiles()
     for dtype in _DTYPES:
         ceiling = max(timing.ceilings(dtype).values())
         for batch in _BATCHES:

@@ -5,7 +5,8 @@
 <directory>/<defect>/{rgb,xyz,gt}/<name>.{png,tiff,png}
 
 Instead of xyz/ there may be depth/ (PNG, TIFF, EXR or NPY) or cloud/ (PLY or PCD); masks in gt/ are optional. A
-directory without good/ holds a folder like this for each category. docs/own_data.md says it at length.
+directory without good/ holds a folder like this for each category. docs/own_data.md says it at length. Parts of which
+nothing is known lie in a folder with rgb/ and one of xyz/, depth/ and cloud/.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 
 from pirn_jax.data import folders, settings
 from pirn_jax.data.options import Options
-from pirn_jax.data.problems import Problems
+from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import GOOD, Files, Record, Splits
 from pirn_jax.data.scans import Cloud, Depth, Scan
 from pirn_jax.data.settings import Settings
@@ -61,11 +62,36 @@ def read(
     return folders.read_each(directory, {home.name: home}, categories, read_one, problems)
 
 
-def _read_category(folder: pathlib.Path, problems: Problems, shared: Settings, unit: float | None) -> Splits:
+def read_new(directory: pathlib.Path, options: Options, problems: Problems) -> list[Record]:
+    """Finds parts to inspect, of which nothing is known; no image is opened.
+
+    Args:
+      directory: holds rgb/ and one of xyz/, depth/ and cloud/; `dataset.toml` lies in it or beside it.
+      options: `unit` counts, before that of `dataset.toml`, for xyz images and clouds.
+      problems: where parts that lack a file are noted.
+
+    Returns:
+      Records whose ids are the names of the files.
+
+    Raises:
+      InputError: if the folder is missing, or `dataset.toml` cannot be used.
+    """
+    if not os.path.isdir(directory):
+        raise InputError(f"{directory}: no such folder; name the one that holds rgb/ and scans")
+    home = directory.resolve()
+    chosen = _settings(home, settings.read(home.parent / settings.NAME), options.unit)
+    found = _read_parts(home.parent, home.name, chosen, problems, masks=False)
+    return [dataclasses.replace(record, category=home.name, id=record.id.rpartition("/")[2]) for record in found]
+
+
+def _settings(folder: pathlib.Path, shared: Settings, unit: float | None) -> Settings:
     own = folder / settings.NAME
     chosen = settings.read(own) if os.path.isfile(own) else shared
-    if unit is not None:
-        chosen = dataclasses.replace(chosen, unit=unit)
+    return chosen if unit is None else dataclasses.replace(chosen, unit=unit)
+
+
+def _read_category(folder: pathlib.Path, problems: Problems, shared: Settings, unit: float | None) -> Splits:
+    chosen = _settings(folder, shared, unit)
     good = _read_parts(folder, GOOD, chosen, problems)
     others = [path.name for path in folders.subfolders(folder) if path.name != GOOD]
     test = [record for name in others for record in _read_parts(folder, name, chosen, problems)]
@@ -87,12 +113,15 @@ def _hold_out(good: list[Record]) -> tuple[list[Record], list[Record]]:
     return good[:-count], tested
 
 
-def _read_parts(folder: pathlib.Path, name: str, chosen: Settings, problems: Problems) -> list[Record]:
-    """The parts in one folder of a category, by name."""
+def _read_parts(
+    folder: pathlib.Path, name: str, chosen: Settings, problems: Problems, masks: bool = True
+) -> list[Record]:
+    """The parts in one folder of a category, by name; their masks may be left aside."""
     place = folder / name
     rgb, gt = (
         folders.files(place / kind, *suffixes, problems=problems) for kind, suffixes in (("rgb", _RGB), ("gt", _GT))
     )
+    gt = gt if masks else {}
     kinds = [kind for kind in _GEOMETRY if os.path.isdir(place / kind)]
     if not rgb or len(kinds) != 1:
         found = " and ".join(f"{kind}/" for kind in kinds) if rgb else "no part"
@@ -106,7 +135,7 @@ def _read_parts(folder: pathlib.Path, name: str, chosen: Settings, problems: Pro
     folders.check_partners(rgb, scans, place / kind, " or ".join(_GEOMETRY[kind]), problems)
     folders.check_partners(scans, rgb, place / "rgb", " or ".join(_RGB), problems)
     folders.check_partners(gt, rgb, place / "rgb", " or ".join(_RGB), problems)
-    if os.path.isdir(place / "gt") and name not in (GOOD, GOOD_TEST):
+    if masks and os.path.isdir(place / "gt") and name not in (GOOD, GOOD_TEST):
         folders.check_partners(rgb, gt, place / "gt", " or ".join(_GT), problems)
     split, defect = {GOOD: ("train", GOOD), GOOD_TEST: ("test", GOOD)}.get(name, ("test", name))
     return [

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from pirn_jax import losses
@@ -151,16 +152,12 @@ def pirn(config: Config) -> Method:
     features to the range of the gates. No gradient reaches `scale` and `epsilon`.
     """
     shared = _functions(dataclasses.replace(config, epsilon=Config.epsilon))
-
-    def init(key, features):
-        return {**shared.init(key, features), "epsilon": jnp.float32(config.epsilon)}
-
-    return shared._replace(init=init)
+    return shared._replace(fixed={"epsilon": np.asarray(config.epsilon)})
 
 
 @functools.lru_cache
 def _functions(config: Config) -> Method:
-    """PIRN with the default epsilon: configs that differ in it alone share loss and score, and so what XLA compiles."""
+    """PIRN but for its fixed parameters; of equal configs the same objects."""
     decoder = Decoder(config)
 
     def rebuild(params: Params, features: Float[Array, "2 n c"]) -> tuple[Float[Array, "2 n c"], Float[Array, "2"]]:
@@ -173,7 +170,7 @@ def _functions(config: Config) -> Method:
     def init(key, features):
         scale = jnp.sqrt(jnp.mean(features**2, axis=(0, 2, 3)))
         weights = decoder.init(key, features[0] / scale[:, None, None], config.epsilon)["params"]
-        return {"scale": scale, "epsilon": jnp.float32(config.epsilon), "decoder": weights}
+        return {"scale": scale, "decoder": weights}
 
     def loss(params, batch):
         rebuilt, use = jax.vmap(lambda features: rebuild(params, features))(batch)

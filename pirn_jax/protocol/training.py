@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -60,34 +60,40 @@ class Programs(NamedTuple):
     """The two compiled programs of a training; both carry the run axis.
 
     Attributes:
-      init: `(keys (runs,), features, category (runs,), episodes (runs, shots), learning rate) -> State`.
+      init: `(keys (runs,), features, category (runs,), episodes (runs, shots), learning rate, fixed) -> State`.
       steps: `(State, features, category (runs,), indices (runs, steps, batch)) -> (State, metrics)`, each
         metric (runs, steps), the loss among them.
+      fixed: parameters of the method that are given, not learned.
     """
 
     init: parallel.Program
     steps: parallel.Program
+    fixed: Mapping[str, Any]
 
 
 def compile_programs(method: Method) -> Programs:
     """Builds the programs; XLA compiles each on its first call for a shape, and once.
 
     `features` (categories, parts, 2, n, c) is shared by all runs, `category` and the indices choose from it. Methods
-    with the same loss share the program of the steps.
+    that differ in fixed parameters alone, and all learning rates, share both.
     """
+    return Programs(_compile_init(method.init), _compile_steps(method.loss), dict(method.fixed))
 
+
+@functools.lru_cache
+def _compile_init(init_params: Callable) -> parallel.Program:
     def init(
         key: Array,
         features: Float[Array, "d m 2 n c"],
         category: Int[Array, ""],
         episode: Int[Array, " s"],
         learning_rate: Float[Array, ""],
+        fixed: Mapping[str, Any],
     ) -> State:
-        params = method.init(key, features[category, episode])
+        params = {**init_params(key, features[category, episode]), **fixed}
         return State(params, _ADAM.init(params), learning_rate)
 
-    first = parallel.Program(init, (0, None, 0, 0, None), batch_axes=(None,) * 5)
-    return Programs(first, _compile_steps(method.loss))
+    return parallel.Program(init, (0, None, 0, 0, None, None), batch_axes=(None,) * 6)
 
 
 @functools.lru_cache
@@ -135,7 +141,7 @@ def train(
     # A key of a run depends on its seed and category alone, not on the runs beside it.
     keys = jnp.stack([jax.random.key(int(episodes.generator(run, "params").integers(2**31))) for run in runs])
     features = parallel.everywhere(features)
-    state = programs.init(keys, features, category, chosen, np.float32(recipe.learning_rate))
+    state = programs.init(keys, features, category, chosen, np.float32(recipe.learning_rate), programs.fixed)
     history: list[dict[str, np.ndarray]] = []
     steps = len(orders[0])
     length = steps_per_call(steps)
@@ -154,7 +160,8 @@ def bytes_needed(programs: Programs, runs: int, features: Float[Array, "d m 2 n 
     category, chosen, indices = (
         jax.ShapeDtypeStruct((runs, *shape), jnp.int32) for shape in ((), (shots,), (steps, recipe.batch_size))
     )
-    state = programs.init.shapes(key, features, category, chosen, jax.ShapeDtypeStruct((), jnp.float32))
+    rate = jax.ShapeDtypeStruct((), jnp.float32)
+    state = programs.init.shapes(key, features, category, chosen, rate, programs.fixed)
     return parallel.bytes_of(programs.steps.compile(state, features, category, indices))
 
 

@@ -13,6 +13,7 @@ from pirn_jax.report.pictures import Gallery
 
 SCHEMA = 1
 GALLERY = "gallery.npz"
+RESULTS = "results.json"
 _KEYS = {"dataset", "method", "encoder", "settings", "results", "mean", "episodes", "timings", "versions"}
 
 
@@ -36,7 +37,7 @@ def read_results(directory: pathlib.Path) -> dict[str, Any]:
     Raises:
       InputError: if the directory is no run, is unfinished or was written by a version with another schema.
     """
-    path = directory / "results.json"
+    path = directory / RESULTS
     if not path.is_file():
         if (directory / "settings.json").is_file():
             raise InputError(f"{directory}: unfinished; run the command of the study again, which continues it")

@@ -1,0 +1,155 @@
+"""Inspects new parts with one trained run of a study.
+
+    python -m experiments.inspect_parts --run=outputs/bolts --parts=DIR
+
+DIR holds rgb/ and one of xyz/, depth/ and cloud/, as a folder of docs/own_data.md does; nothing else is known of the
+parts. Without --parts, the test parts of the study's data set are inspected (--data_dir). How parts are read and
+prepared is the study's. Writes scores.csv, highest first, and anomaly maps to --output_dir, and prints the highest
+scores. Exits with status 1 and a list if some parts cannot be used, after inspecting the others.
+"""
+
+import csv
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import tifffile
+from absl import app, flags
+
+from experiments import console, parts
+from pirn_jax import atomic, cache, inputs, inspector
+from pirn_jax.data import folder
+from pirn_jax.data.problems import InputError, Problems
+from pirn_jax.data.sample import Record
+from pirn_jax.inputs import Preparation
+from pirn_jax.inspector import Inspector
+from pirn_jax.protocol.episodes import Run
+
+_RUN = flags.DEFINE_string("run", None, "The study: an --output_dir of experiments.fewshot.", required=True)
+_CATEGORY = flags.DEFINE_string("category", None, "Whose training to take; needed where the study has several.")
+_SHOTS = flags.DEFINE_integer("shots", None, "Number of good parts it learned from; by default the study's largest.")
+_SEED = flags.DEFINE_integer("seed", 0, "Which draw of the good parts.", lower_bound=0)
+_ENCODER = flags.DEFINE_string("encoder", None, "File of the study's encoder, if it lies elsewhere now.")
+_PARTS = flags.DEFINE_string("parts", None, "Folder of new parts: rgb/ and one of xyz/, depth/ and cloud/.")
+_OUTPUT = flags.DEFINE_string("output_dir", "outputs/inspection", "Folder that scores.csv and maps/ are written to.")
+
+FLAGS = flags.FLAGS
+_OF_STUDY = ("light", "normals", "normals_neighbours", "foreground", "plane_tolerance", "cluster_reach", "input_size")
+_SHOWN = 20
+
+
+class Found(NamedTuple):
+    """What is found on one part.
+
+    Attributes:
+      part: its id.
+      score: the maximum of its map.
+      row: where that is, in pixels of its image.
+      column: likewise.
+    """
+
+    part: str
+    score: float
+    row: int
+    column: int
+
+
+def _choose(directory: pathlib.Path) -> Run:
+    """The run that is asked for, or the only one that can be meant."""
+    there = inspector.runs(directory)
+    categories = sorted({run.category for run in there})
+    if _CATEGORY.value is None and len(categories) != 1:
+        raise InputError(f"{directory}: say whose training to take with --category={{{','.join(categories)}}}")
+    category = _CATEGORY.value or categories[0]
+    largest = max((run.shots for run in there if run.category == category), default=0)
+    return Run(category, _SHOTS.value or largest, _SEED.value)
+
+
+def _take_from_study(ready: Inspector) -> None:
+    """Gives the flags on parts and their preparation the study's values."""
+    for name in (*_OF_STUDY, "categories"):
+        if FLAGS[name].present:
+            raise InputError(f"--{name}: parts are read and prepared as those of the study; leave it out")
+    for name in _OF_STUDY:
+        FLAGS[name].value = ready.settings[name]
+    FLAGS["categories"].value = [ready.run.category]
+    if not FLAGS["dataset"].present:
+        FLAGS["dataset"].value = ready.settings["dataset"]
+    if not FLAGS["xyz_unit"].present:
+        names = {metres: name for name, metres in parts.UNITS.items()}
+        FLAGS["xyz_unit"].value = names.get(ready.settings["xyz_unit"])
+
+
+def _find(category: str, problems: Problems) -> list[Record]:
+    if _PARTS.value is None:
+        return parts.find(problems)[category].test
+    for name in ("dataset", "data_dir"):
+        if FLAGS[name].present:
+            raise InputError(f"--{name} and --parts: give one, the test parts of a data set or a folder of new ones")
+    return folder.read_new(pathlib.Path(_PARTS.value), parts.options(), problems)
+
+
+def _inspect(ready: Inspector, record: Record, preparation: Preparation, output: pathlib.Path) -> tuple[Found, str]:
+    """What is found on a part, whose map is written, and what the user should know of it."""
+    problems = Problems()
+    (name,) = inputs.identify([record], preparation, problems)
+    problems.check()
+    seen = inputs.load(record, name, preparation, cache.cache_directory())
+    scores = np.asarray(ready(seen.values[None], record.source.size()).maps[0])
+    with atomic.replacing(output / "maps" / record.category / f"{record.id}.tiff") as file:
+        tifffile.imwrite(file, scores)
+    row, column = np.unravel_index(scores.argmax(), scores.shape)
+    return Found(record.id, float(scores.max()), int(row), int(column)), seen.note
+
+
+def _write(found: Sequence[Found], path: pathlib.Path) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([Found._fields, *found])
+    atomic.write_text(path, text.getvalue())
+
+
+def _print(found: Sequence[Found]) -> None:
+    width = max(len("part"), *(len(one.part) for one in found[:_SHOWN]))
+    print(f"{'part':{width}}   score  highest at (row, column)")
+    for one in found[:_SHOWN]:
+        print(f"{one.part:{width}}  {one.score:.4f}  ({one.row}, {one.column})")
+
+
+def _run() -> None:
+    # Programs compiled once are found again by later processes.
+    jax.config.update("jax_compilation_cache_dir", str(cache.cache_directory() / "xla"))
+    directory, output, problems = pathlib.Path(_RUN.value), pathlib.Path(_OUTPUT.value), Problems()
+    ready = inspector.load(directory, _choose(directory), _ENCODER.value)
+    _take_from_study(ready)
+    # The same as the study's; asks for Open3D if that takes it.
+    preparation = parts.preparation()
+    inspected: dict[Record, tuple[Found, str]] = {}
+    records = _find(ready.run.category, problems)
+    if not records and not problems.found:
+        raise InputError(f"{ready.run.category}: no test part; name a folder of parts with --parts")
+    with console.stage("inspection", len(records)) as advance:
+        for record in records:
+            with problems.collecting():
+                inspected[record] = _inspect(ready, record, preparation, output)
+            advance(1)
+    found = sorted((one for one, _ in inspected.values()), key=lambda one: -one.score)
+    if found:
+        _write(found, output / "scores.csv")
+        _print(found)
+        print(f"\n{output / 'scores.csv'} holds all {len(found)} scores, {output / 'maps'} the maps.")
+    notes = inputs.summarise(list(inspected), [note for _, note in inspected.values()])
+    for note in filter(None, (ready.encoder.note, *notes)):
+        print(f"note: {note}")
+    problems.check()
+
+
+def main(arguments: list[str]) -> None:
+    """Inspects the parts; exits with status 1 if something is wrong with what the user gave."""
+    console.run(_run, arguments, places="--output_dir and PIRN_CACHE")
+
+
+if __name__ == "__main__":
+    app.run(main)

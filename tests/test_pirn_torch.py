@@ -1,0 +1,167 @@
+"""PIRN against the same method in PyTorch, from the same weights: distances, maps, gradients, training.
+
+All but training is compared in double precision, where nothing but the equations can differ.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from pirn_jax.pirn import Config, pirn
+from pirn_jax.protocol import episodes, scoring, training
+from pirn_jax.protocol.episodes import Run
+
+torch = pytest.importorskip("torch")
+from experiments.baselines_torch import pirn as torch_pirn  # noqa: E402
+from experiments.baselines_torch.dinov2 import Form, TorchViT  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+PARTS, GRID, WIDTH = 6, 6, 32
+CONFIGS = {
+    "default": Config(),
+    "paper": Config(injection="paper"),
+    "many prototypes": Config(num_layers=1, num_prototypes=20, plan_scale="literal", neighbours=5, heads=8),
+    "bare": Config(num_layers=3, assignment="softmax", apr=False, mnc=False),
+}
+RUN = Run("part", PARTS, 3)
+RECIPE = training.Recipe(epochs=5, learning_rate=1e-3, batch_size=3)
+
+
+@functools.cache
+def features(dtype=float):
+    """Features (parts, 2, n, c) whose modalities differ in scale, as encoders' do."""
+    values = np.random.default_rng(0).normal(size=(PARTS, 2, GRID**2, WIDTH))
+    return jnp.asarray(values * np.array([3.0, 0.5])[:, None, None], dtype)
+
+
+@functools.cache
+def pair(name):
+    """Our method, random parameters, and PyTorch's model with the same."""
+    method, rng = pirn(CONFIGS[name]), np.random.default_rng(1)
+    shapes = jax.eval_shape(method.init, jax.random.key(0), features())["decoder"]
+    draw = lambda leaf: rng.normal(scale=leaf.shape[-2:][0] ** -0.5, size=leaf.shape)  # noqa: E731
+    params = {**method.fixed, "scale": np.array([2.0, 0.7]), "decoder": jax.tree.map(draw, shapes)}
+    return method, params, torch_pirn.load(CONFIGS[name], params)
+
+
+@functools.cache
+def ours(name):
+    """Patch distances (parts, 2, n), the loss of all parts, and its gradient."""
+    method, params, _ = pair(name)
+
+    def run(params, values):
+        distances = jax.vmap(lambda part: method.score(params, part))(values)
+        return distances, *jax.value_and_grad(lambda params: method.loss(params, values)[0])(params)
+
+    # Few operations are run, so most of the time would go into optimising them.
+    return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})(params, features())
+
+
+@functools.cache
+def distances(name):
+    """PyTorch's patch distances (parts, 2, n)."""
+    model = pair(name)[2]
+    with torch.inference_mode():
+        return model.distances(theirs(features())).transpose(0, 1).numpy()
+
+
+def theirs(values):
+    """Features for PyTorch, modalities first."""
+    return torch.from_numpy(np.array(values)).transpose(0, 1)
+
+
+def agree(found, expected, tolerance):
+    """The largest difference is at most this share of the largest expected value."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_patch_distances_agree(name):
+    assert distances(name).std() > 0.01
+    agree(ours(name)[0], distances(name), 1e-10)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_fused_maps_agree(name):
+    height, width, side, sigma = 40, 50, 84, 4.0
+    patches = torch.from_numpy(distances(name)[0]).unflatten(1, (GRID, GRID))[None]
+    resize = functools.partial(torch.nn.functional.interpolate, mode="bilinear", align_corners=False)
+    smooth = scipy.ndimage.gaussian_filter(resize(patches, size=side).numpy(), sigma, axes=(2, 3))
+    square = resize(torch.from_numpy(smooth), size=max(height, width)).sum(1)[0].numpy()
+    margin = (width - height) // 2
+    found = scoring.Maps(GRID, side, sigma).fused(np.asarray(ours(name)[0][0]), (height, width))
+    agree(found, square[margin : margin + height], 1e-5)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_loss_and_gradient_of_a_step_agree(name):
+    _, loss, gradient = ours(name)
+    model = pair(name)[2]
+    model.zero_grad()
+    expected = model.loss(theirs(features()))
+    expected.backward()
+    np.testing.assert_allclose(loss, expected.item(), rtol=1e-10)
+    paths = jax.tree.leaves_with_path(gradient)
+    found = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+    assert found.keys() == dict(model.named_parameters()).keys() | {"scale", "epsilon"}
+    for path, parameter in model.named_parameters():
+        agree(found[path], parameter.grad, 1e-10)
+
+
+def test_ten_steps_of_training_agree():
+    config, values = Config(num_layers=1), features(np.float32)
+    method, chosen = pirn(config), episodes.draw(RUN, PARTS)
+    programs = training.compile_programs(method)
+    key = jax.random.key(int(episodes.generator(RUN, "params").integers(2**31)))
+    start = programs.init(
+        key[None], values[None], np.zeros(1, int), chosen[None], np.float32(RECIPE.learning_rate), programs.fixed
+    ).params
+    model = torch_pirn.load(config, jax.tree.map(lambda leaf: leaf[0], start))
+    params, told = training.train(programs, [RUN], values[None], np.zeros(1, int), chosen[None], RECIPE)
+    order = chosen[episodes.batches(RUN, RECIPE.epochs, RECIPE.batch_size)]
+    losses = torch_pirn.train(model, (theirs(values[some]) for some in order), RECIPE.learning_rate)
+    assert len(losses) == 10
+    assert losses[-1] < losses[0] - 0.01
+    np.testing.assert_allclose(told["loss"][0], losses, rtol=1e-4)
+    agree(params["decoder"]["prototypes"][0], model.decoder.prototypes.detach(), 1e-4)
+
+
+def test_encoding_is_the_mean_of_the_blocks_patch_tokens():
+    torch.manual_seed(0)
+    encoder = TorchViT(Form(16, 3, 2, grid=3, registers=2)).eval()
+    images = torch.randn(2, 4, 3, 42, 28)
+    found = torch_pirn.encode(encoder, images)
+    assert found.shape == (2, 4, 6, 16)
+    assert not found.requires_grad
+    with torch.no_grad():
+        third = encoder(images[1, 2:3])
+        del encoder.blocks[2:]
+        second = encoder(images[1, 2:3])
+    agree(found[1, 2], ((second + third) / 2)[0, 3:], 1e-5)
+    assert not encoder.blocks[1]._forward_hooks
+
+
+def test_parameters_of_another_config_are_refused():
+    params = {"decoder": {"prototypes": np.zeros((2, 10, WIDTH))}}
+    with pytest.raises(RuntimeError, match=r"Missing key.*decoder\.layer_2\.refine\.update"):
+        torch_pirn.load(Config(num_layers=3), params)
+
+
+def test_an_option_that_pytorch_lacks_is_refused():
+    @dataclasses.dataclass(frozen=True)
+    class Richer(Config):
+        temperature: float = 1.0
+
+    torch_pirn.Pirn(Richer(), WIDTH)
+    with pytest.raises(ValueError, match="no temperature; leave it at 1.0"):
+        torch_pirn.Pirn(Richer(temperature=2.0), WIDTH)
