@@ -10,15 +10,15 @@ interrupted study.
 import math
 import pathlib
 
-import jax
 from absl import app, flags
 
-from experiments import console, hyperparameters, metric_settings, parts
+from experiments import console, hyperparameters, metric_settings, parts, processes
 from pirn_jax import cache, study
 from pirn_jax.data import procedural
 from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Splits
 from pirn_jax.encoders import pretrained
+from pirn_jax.protocol import parallel
 from pirn_jax.report import archive, finished, gallery, pictures, sweep, tables, tracking
 from pirn_jax.spec import Spec
 
@@ -126,27 +126,31 @@ def _write_outputs(spec: Spec, splits: dict[str, Splits], output: pathlib.Path, 
 def _run() -> None:
     if FLAGS.debug:
         _apply_debug()
-    # Programs compiled once are found again by later processes.
-    jax.config.update("jax_compilation_cache_dir", str(cache.cache_directory() / "xla"))
+    parallel.keep_compiled(cache.cache_directory() / "xla")
     if FLAGS.tensorboard:
         tracking.require()
     specs = _specs()
     output = _output_directory(next(iter(specs.values())))
     chosen = {output / name: spec for name, spec in _chosen(specs).items()}
     splits = parts.read(_DEBUG_COUNTS if FLAGS.debug else procedural.DEFAULT_COUNTS)
+    team = processes.team(output)
     grid = hyperparameters.grid()
-    if grid:
+    if grid and team.index == 0:
         sweep.write_plan(output, grid)
     table = ""
-    for (path, spec), (results, groups) in zip(
-        chosen.items(), study.run_all(chosen, splits, console.stage), strict=True
-    ):
-        _write_outputs(spec, splits, path, results, groups)
-        table = tables.format_table(results)
-        if grid:
-            sweep.write(output)
-            table = sweep.format_table(sweep.read(output))
-    print(f"{table}\n\n{output / (sweep.PAGE if grid else 'report.html')} shows it.")
+    with team.at_work():
+        for (path, spec), (results, groups) in zip(
+            chosen.items(), study.run_all(chosen, splits, console.stage, team), strict=True
+        ):
+            if team.index > 0:
+                continue
+            _write_outputs(spec, splits, path, results, groups)
+            table = tables.format_table(results)
+            if grid:
+                sweep.write(output)
+                table = sweep.format_table(sweep.read(output))
+    if team.index == 0:
+        print(f"{table}\n\n{output / (sweep.PAGE if grid else 'report.html')} shows it.")
 
 
 def main(arguments: list[str]) -> None:

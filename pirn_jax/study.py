@@ -13,6 +13,7 @@ from pirn_jax import gathering, pirn
 from pirn_jax.data import sample
 from pirn_jax.data.sample import Splits
 from pirn_jax.gathering import Gathered, Stage
+from pirn_jax.processes import Team
 from pirn_jax.protocol import episodes, parallel, ranking, repeats, scoring, training
 from pirn_jax.protocol.episodes import Run
 from pirn_jax.protocol.evaluation import Evaluation
@@ -53,6 +54,7 @@ class _Work:
       output: directory that finished groups are kept in.
       stage: how to show progress.
       watch: where the time goes.
+      team: the processes that share the study.
     """
 
     spec: Spec
@@ -61,10 +63,11 @@ class _Work:
     output: pathlib.Path
     stage: Stage
     watch: Stopwatch
+    team: Team
 
 
 def run(
-    spec: Spec, splits: dict[str, Splits], output: pathlib.Path, stage: Stage
+    spec: Spec, splits: dict[str, Splits], output: pathlib.Path, stage: Stage, team: Team | None = None
 ) -> tuple[dict[str, Any], list[Group]]:
     """Runs or continues a study.
 
@@ -73,19 +76,21 @@ def run(
       splits: the parts of each category.
       output: directory that finished groups are kept in.
       stage: how to show progress.
+      team: the processes that share the study; by default this one is alone.
 
     Returns:
       The content of `results.json`, and the groups.
 
     Raises:
-      InputError: if a part cannot be used, there are too few, or the directory belongs to another study.
+      InputError: if a part cannot be used, there are too few, or the directory belongs to another study,
+        or another process of the team has died.
       FloatingPointError: if a loss is not finite.
     """
-    return next(run_all({output: spec}, splits, stage))
+    return next(run_all({output: spec}, splits, stage, team))
 
 
 def run_all(
-    specs: Mapping[pathlib.Path, Spec], splits: dict[str, Splits], stage: Stage
+    specs: Mapping[pathlib.Path, Spec], splits: dict[str, Splits], stage: Stage, team: Team | None = None
 ) -> Iterator[tuple[dict[str, Any], list[Group]]]:
     """Runs or continues several studies of the same parts, which share features and compiled programs.
 
@@ -93,6 +98,7 @@ def run_all(
       specs: by directory; they differ in config and recipe at most.
       splits: the parts of each category.
       stage: how to show progress.
+      team: see `run`.
 
     Yields:
       What `run` returns, study by study.
@@ -114,38 +120,97 @@ def run_all(
     gathered = gathering.gather(first, drawn, stage)
     for output, spec in specs.items():
         with Stopwatch() as watch:
-            work = _Work(spec, settings[output], gathered, output, stage, watch)
+            work = _Work(spec, settings[output], gathered, output, stage, watch, team or Team())
             method = METHODS[spec.method](spec.config)
             # Built once: numbers of shots whose calls have one shape share what XLA compiles.
             programs = training.compile_programs(method), scoring.compile_program(method)
-            groups = [group for shots in spec.shots for group in _run_groups(work, programs, shots)]
+            groups = _run_groups(work, programs)
         yield _results(work, groups), groups
 
 
-def _run_groups(work: _Work, programs: tuple[training.Programs, Callable], shots: int) -> Iterator[Group]:
-    """Trains, scores and measures the runs of one number of shots group by group; finished groups are loaded."""
+class _Part(NamedTuple):
+    """Runs of one number of shots that make a group.
+
+    Attributes:
+      name: of the group.
+      runs: the runs.
+      size: of all groups with this number of shots; a short one is filled up to it.
+      title: what progress calls the group.
+    """
+
+    name: str
+    runs: list[Run]
+    size: int
+    title: str
+
+
+def _run_groups(work: _Work, programs: tuple[training.Programs, Callable]) -> list[Group]:
+    """All groups of a study: finished ones are loaded, each process trains its turns and waits for the others'."""
+    parts = [part for shots in work.spec.shots for part in _cut(work, programs[0], shots)]
+    work.team.plan = ", ".join(dict.fromkeys(f"{part.size} of {part.runs[0].shots} shots" for part in parts))
+    groups = {
+        i: _load_group(work, part) or _run_group(work, programs, part)
+        for i, part in enumerate(parts)
+        if work.team.takes(i)
+    }
+    others = [i for i in range(len(parts)) if i not in groups]
+    if others:
+        with work.stage("groups of other processes", len(others)) as advance:
+            for i in others:
+                part = parts[i]
+                groups[i] = work.team.wait(i, f"group {part.name}", lambda part=part: _load_group(work, part))
+                advance(1)
+    return [groups[i] for i in range(len(parts))]
+
+
+def _cut(work: _Work, programs: training.Programs, shots: int) -> list[_Part]:
     runs = [run for run in work.gathered.drawn.episodes if run.shots == shots]
-    splits = work.gathered.drawn.splits
-    size = parallel.runs_at_once(len(runs))
-    for start in range(0, len(runs), size):
-        some, name = runs[start : start + size], f"{shots}-{start // size:03d}"
-        lengths = [len(splits[run.category].test) for run in some]
-        stored = archive.load_group(work.output, name, work.settings)
-        if stored is not None and stored[1]["runs"] == [list(run) for run in some]:
-            distances = [part[:length] for part, length in zip(stored[0]["distances"], lengths, strict=True)]
-            yield Group(some, distances, stored[1]["evaluations"], stored[1]["timings"])
-            continue
-        before = dict(work.watch.seconds)
-        title = f"{shots} shots, runs {start + 1}-{start + len(some)} of {len(runs)}"
-        params, history, scored = _train_and_score(work, programs, some, size, title)
-        distances = [part[:length] for part, length in zip(scored, lengths, strict=True)]
-        with work.stage(f"metrics {title}", len(some)) as advance, work.watch.stage("metrics_s"):
-            measured = _measure(work, some, distances, advance)
-        timings = {key: value - before.get(key, 0.0) for key, value in work.watch.seconds.items()}
-        values = [found["all"]["values"] for found in measured]
-        facts = {"runs": some, "metrics": values, "evaluations": measured, "timings": timings}
-        archive.save_group(work.output, name, work.settings, params, {"distances": scored, **history}, facts)
-        yield Group(some, distances, measured, timings)
+    train, test, recipe = work.gathered.train, work.gathered.test, work.spec.recipe
+    size = parallel.runs_at_once(
+        len(runs),
+        lambda some: training.bytes_needed(programs, some, train, shots, recipe),
+        taken=test.nbytes,
+        processes=-(-work.team.count // len(work.spec.shots)),
+    )
+    return [
+        _Part(
+            f"{shots}-{start // size:03d}",
+            some,
+            size,
+            f"{shots} shots, runs {start + 1}-{start + len(some)} of {len(runs)}",
+        )
+        for start in range(0, len(runs), size)
+        for some in [runs[start : start + size]]
+    ]
+
+
+def _load_group(work: _Work, part: _Part) -> Group | None:
+    """The group if it is finished."""
+    stored = archive.load_group(work.output, part.name, work.settings)
+    if stored is None or stored[1]["runs"] != [list(run) for run in part.runs]:
+        return None
+    distances = _without_filling(work, part.runs, stored[0]["distances"])
+    return Group(part.runs, distances, stored[1]["evaluations"], stored[1]["timings"])
+
+
+def _run_group(work: _Work, programs: tuple[training.Programs, Callable], part: _Part) -> Group:
+    """Trains, scores, measures and saves the runs of a group."""
+    before = dict(work.watch.seconds)
+    params, history, scored = _train_and_score(work, programs, part.runs, part.size, part.title)
+    distances = _without_filling(work, part.runs, scored)
+    with work.stage(f"metrics {part.title}", len(part.runs)) as advance, work.watch.stage("metrics_s"):
+        measured = _measure(work, part.runs, distances, advance)
+    timings = {key: value - before.get(key, 0.0) for key, value in work.watch.seconds.items()}
+    values = [found["all"]["values"] for found in measured]
+    facts = {"runs": part.runs, "metrics": values, "evaluations": measured, "timings": timings}
+    archive.save_group(work.output, part.name, work.settings, params, {"distances": scored, **history}, facts)
+    return Group(part.runs, distances, measured, timings)
+
+
+def _without_filling(work: _Work, runs: list[Run], distances: np.ndarray) -> list[np.ndarray]:
+    """Patch distances of the parts that the categories of the runs have."""
+    lengths = [len(work.gathered.drawn.splits[run.category].test) for run in runs]
+    return [part[:length] for part, length in zip(distances, lengths, strict=True)]
 
 
 def _train_and_score(

@@ -30,7 +30,7 @@ def _compile(score: Callable) -> Callable:
     def distances(params: Any, features: Float[Array, "d m 2 n c"], category: Int[Array, ""], parts: Int[Array, " b"]):
         return jax.vmap(lambda part: score(params, features[category, part]))(parts)
 
-    return parallel.over_runs(distances, (0, None, 0, None))
+    return parallel.Program(distances, (0, None, 0, None), batch_axes=(None, None, None, 0))
 
 
 def score(
@@ -49,7 +49,7 @@ def score(
       category: index of each run's category in `features`.
       progress: told how many more parts are done.
     """
-    count = features.shape[1]
+    count, features = features.shape[1], parallel.everywhere(features)
     pieces = []
     for start in range(0, count, BATCH):
         parts = np.minimum(np.arange(start, start + BATCH), count - 1)

@@ -66,8 +66,8 @@ class Programs(NamedTuple):
       fixed: parameters of the method that are given, not learned.
     """
 
-    init: Callable
-    steps: Callable
+    init: parallel.Program
+    steps: parallel.Program
     fixed: Mapping[str, Any]
 
 
@@ -81,7 +81,7 @@ def compile_programs(method: Method) -> Programs:
 
 
 @functools.lru_cache
-def _compile_init(init_params: Callable) -> Callable:
+def _compile_init(init_params: Callable) -> parallel.Program:
     def init(
         key: Array,
         features: Float[Array, "d m 2 n c"],
@@ -93,11 +93,11 @@ def _compile_init(init_params: Callable) -> Callable:
         params = {**init_params(key, features[category, episode]), **fixed}
         return State(params, _ADAM.init(params), learning_rate)
 
-    return parallel.over_runs(init, (0, None, 0, 0, None, None))
+    return parallel.Program(init, (0, None, 0, 0, None, None), batch_axes=(None,) * 6)
 
 
 @functools.lru_cache
-def _compile_steps(loss: Callable) -> Callable:
+def _compile_steps(loss: Callable) -> parallel.Program:
     def train_step(state: State, batch: Float[Array, "b 2 n c"]) -> tuple[State, Metrics]:
         (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
         updates, optimizer = _ADAM.update(gradient, state.optimizer)
@@ -107,7 +107,7 @@ def _compile_steps(loss: Callable) -> Callable:
     def steps(state: State, features: Float[Array, "d m 2 n c"], category: Int[Array, ""], indices: Int[Array, "t b"]):
         return jax.lax.scan(lambda carry, chosen: train_step(carry, features[category, chosen]), state, indices)
 
-    return parallel.over_runs(steps, (0, None, 0, 0), donate=(0,))
+    return parallel.Program(steps, (0, None, 0, 0), batch_axes=(None, None, None, 2), donate=(0,))
 
 
 def train(
@@ -140,6 +140,7 @@ def train(
     indices = np.take_along_axis(chosen[:, None, :], orders.reshape(len(runs), 1, -1), axis=2).reshape(orders.shape)
     # A key of a run depends on its seed and category alone, not on the runs beside it.
     keys = jnp.stack([jax.random.key(int(episodes.generator(run, "params").integers(2**31))) for run in runs])
+    features = parallel.everywhere(features)
     state = programs.init(keys, features, category, chosen, np.float32(recipe.learning_rate), programs.fixed)
     history: list[dict[str, np.ndarray]] = []
     steps = len(orders[0])
@@ -150,6 +151,18 @@ def train(
         _check_finite(history[-1]["loss"], start, runs)
         progress(length, float(history[-1]["loss"][:, -1].mean()))
     return state.params, {name: np.concatenate([part[name] for part in history], axis=1) for name in history[0]}
+
+
+def bytes_needed(programs: Programs, runs: int, features: Float[Array, "d m 2 n c"], shots: int, recipe: Recipe) -> int:
+    """Bytes that each device needs for training its share of the runs, as XLA tells once it has compiled for it."""
+    steps = steps_per_call(len(episodes.batches(Run("", shots, 0), recipe.epochs, recipe.batch_size)))
+    key = jax.ShapeDtypeStruct((runs,), jax.random.key(0).dtype)
+    category, chosen, indices = (
+        jax.ShapeDtypeStruct((runs, *shape), jnp.int32) for shape in ((), (shots,), (steps, recipe.batch_size))
+    )
+    rate = jax.ShapeDtypeStruct((), jnp.float32)
+    state = programs.init.shapes(key, features, category, chosen, rate, programs.fixed)
+    return parallel.bytes_of(programs.steps.compile(state, features, category, indices))
 
 
 def steps_per_call(steps: int) -> int:
