@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from pirn_jax.report import comparison, page
+from pirn_jax.report import comparison, page, sweep
 from tests import reports
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -124,19 +124,24 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """A report and a comparison with long names, by name."""
+    """A report, a comparison and a sweep with long names, by name."""
     folder, results = tmp_path_factory.mktemp("pages"), reports.results() | {"dataset": "mvtec3d"}
     results["settings"]["a_setting_of_a_very_long_name"] = "averylongvalue" * 12
     histories = {"2": {"loss": np.ones((1, 5))}, "10": {"loss": np.ones((1, 25)), "gate": np.ones((1, 25))}}
     page.write_page(folder / "report.html", results, [reports.gallery()] * 2, histories)
     runs = {"a-long-name-of-a-run-" * 2 + str(i): results | {"settings": {"epochs": i}} for i in range(16)}
     comparison.write_page(folder / "comparison.html", runs)
-    return {path.stem: path for path in folder.iterdir()}
+    sweep.write_plan(folder, {"a_hyperparameter_of_a_long_name": [1, 2], "epsilon": [i / 100 for i in range(1, 17)]})
+    for name in list(sweep.cells(sweep.read(folder).parameters))[1:]:
+        (folder / name).mkdir()
+        (folder / name / "results.json").write_text(json.dumps(results))
+    sweep.write(folder)
+    return {path.stem: path for path in folder.glob("*.html")}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("name", ["report", "comparison"])
+@pytest.mark.parametrize("name", ["report", "comparison", "sweep"])
 def test_page_opens_quietly_and_does_not_scroll_sideways(browser, pages, name, width, scheme):
     browser.open(pages[name], width, scheme)
     assert browser.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
