@@ -8,7 +8,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 LEAVES = ("stopwatch", "atomic", "cache")
 ROOMS = ("data", "geometry", "inputs", "encoders", "features", "method", "losses", "pirn", "protocol")
-ROOMS += ("spec", "gathering", "report", "processes", "study", "inspector")
+ROOMS += ("spec", "gathering", "report", "processes", "groups", "study", "inspector")
 """Each may import from itself and from those before it; all may import the leaves, which import none of them."""
 
 OPTIONAL = ("open3d", "tensorflow_datasets", "tensorflow", "array_record", "apache_beam", "OpenEXR", "tensorboardX")
