@@ -10,12 +10,13 @@ import sys
 
 from absl import app, flags, logging
 
-from experiments.suites import encoder, latency, metrics, normals, score, seeds, train
+from experiments.suites import encoder, latency, metrics, normals, score, seeds, sinkhorn, train
 from pirn_jax.report import archive
 
 SUITES = {
     "seeds": seeds.measure,
     "train": train.measure,
+    "sinkhorn": sinkhorn.measure,
     "score": score.measure,
     "latency": latency.measure,
     "encoder": encoder.measure,
