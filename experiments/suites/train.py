@@ -25,9 +25,9 @@ from pirn_jax import pirn
 from pirn_jax.protocol import episodes, training
 from pirn_jax.protocol.episodes import Run
 
-_RUNS, _SHOTS, _PATCHES = 10, 10, 256
-_CONFIG = pirn.Config()
-_RECIPE = training.Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
+RUNS, SHOTS, PATCHES = 10, 10, 256
+CONFIG = pirn.Config()
+RECIPE = training.Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
 _STEPS = {192: 10, 768: 2}
 """Steps that are timed, by channels."""
 
@@ -40,8 +40,8 @@ def operations(config: pirn.Config, channels: int) -> float:
     keys, queries folded into the keys, and values. The backward pass has two for each.
     """
     k, c = config.num_prototypes, channels
-    products = 6 * _PATCHES * k * c + 10 * k * c**2
-    return 3 * 2.0 * products * config.num_layers * 2 * _RECIPE.batch_size
+    products = 6 * PATCHES * k * c + 10 * k * c**2
+    return 3 * 2.0 * products * config.num_layers * 2 * RECIPE.batch_size
 
 
 def moved_bytes(config: pirn.Config, channels: int, parameters: int) -> float:
@@ -50,16 +50,16 @@ def moved_bytes(config: pirn.Config, channels: int, parameters: int) -> float:
     Parameters and both moments of Adam are read and written once; the patches before, between and after the layers
     are touched once in the forward and once in the backward pass.
     """
-    maps = (config.num_layers + 1) * _RECIPE.batch_size * 2 * _PATCHES * channels
+    maps = (config.num_layers + 1) * RECIPE.batch_size * 2 * PATCHES * channels
     return 4.0 * (6 * parameters + 2 * maps)
 
 
 def _ours(features: np.ndarray, indices: np.ndarray, runs: list[Run]) -> tuple[Callable[[], None], Any]:
     """Some steps of all runs, going on from where the last call stopped, and parameters of the first run."""
-    programs = training.compile_programs(pirn.pirn(_CONFIG))
-    shared, category = jax.device_put(features[None]), np.zeros(_RUNS, int)
-    chosen = np.array([episodes.draw(run, _SHOTS) for run in runs])
-    keys, rate = jax.random.split(jax.random.key(0), _RUNS), np.float32(_RECIPE.learning_rate)
+    programs = training.compile_programs(pirn.pirn(CONFIG))
+    shared, category = jax.device_put(features[None]), np.zeros(RUNS, int)
+    chosen = np.array([episodes.draw(run, SHOTS) for run in runs])
+    keys, rate = jax.random.split(jax.random.key(0), RUNS), np.float32(RECIPE.learning_rate)
     state = programs.init(keys, shared, category, chosen, rate, programs.fixed)
     params = jax.tree.map(lambda leaf: np.asarray(leaf[0]), state.params)
 
@@ -76,16 +76,16 @@ def _measure(channels: int, theirs: Callable[..., dict[str, Callable[[], Any]]],
     import torch
 
     steps = _STEPS[channels]
-    runs = [Run("part", _SHOTS, seed) for seed in range(_RUNS)]
-    features = np.random.default_rng(0).normal(size=(_SHOTS, 2, _PATCHES, channels)).astype(np.float32)
-    indices = np.stack([episodes.batches(run, _RECIPE.epochs, _RECIPE.batch_size)[:steps] for run in runs])
+    runs = [Run("part", SHOTS, seed) for seed in range(RUNS)]
+    features = np.random.default_rng(0).normal(size=(SHOTS, 2, PATCHES, channels)).astype(np.float32)
+    indices = np.stack([episodes.batches(run, RECIPE.epochs, RECIPE.batch_size)[:steps] for run in runs])
     ours, params = _ours(features, indices, runs)
     functions = theirs(params, torch.from_numpy(features).transpose(0, 1).contiguous(), torch.from_numpy(indices[0]))
     times = timing.medians({"ours": ours, **functions}, repeats)
-    found = {name: seconds / steps / (_RUNS if name == "ours" else 1) for name, seconds in times.items()}
+    found = {name: seconds / steps / (RUNS if name == "ours" else 1) for name, seconds in times.items()}
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    products = operations(_CONFIG, channels) / max(timing.ceilings("float32").values())
-    return {**found, "floor": max(products, moved_bytes(_CONFIG, channels, count) / timing.bandwidth())}
+    products = operations(CONFIG, channels) / max(timing.ceilings("float32").values())
+    return {**found, "floor": max(products, moved_bytes(CONFIG, channels, count) / timing.bandwidth())}
 
 
 def _case(found: dict[str, float], name: str) -> timing.Case:
@@ -108,13 +108,13 @@ def _from_features(params: Any, features: Any, order: Any) -> dict[str, Callable
 
     def train(model: Any, loss: Callable) -> Callable[[], Any]:
         return lambda: torch_pirn.train(
-            model, (features[:, chosen] for chosen in order), _RECIPE.learning_rate, loss=loss
+            model, (features[:, chosen] for chosen in order), RECIPE.learning_rate, loss=loss
         )
 
-    model = torch_pirn.load(_CONFIG, params)
+    model = torch_pirn.load(CONFIG, params)
     functions = {"eager": train(model, model.loss)}
     if timing.compiles():
-        model = torch_pirn.load(_CONFIG, params)
+        model = torch_pirn.load(CONFIG, params)
         functions["compiled"] = train(model, torch.compile(model.loss))
     return functions
 
@@ -127,13 +127,13 @@ def _from_images(params: Any, features: Any, order: Any) -> dict[str, Callable[[
     from experiments.baselines_torch import pirn as torch_pirn
 
     del features
-    model = torch_pirn.load(_CONFIG, params)
+    model = torch_pirn.load(CONFIG, params)
     encoder = dinov2.TorchViT(dinov2.Form(768, 10, 12)).eval()
-    images = torch.randn(2, _SHOTS, 3, 224, 224)
+    images = torch.randn(2, SHOTS, 3, 224, 224)
 
     def train() -> None:
         torch_pirn.train(
-            model, (torch_pirn.encode(encoder, images[:, chosen]) for chosen in order), _RECIPE.learning_rate
+            model, (torch_pirn.encode(encoder, images[:, chosen]) for chosen in order), RECIPE.learning_rate
         )
 
     def encode() -> None:
@@ -148,7 +148,7 @@ def measure(repeats: int) -> dict[str, timing.Case]:
     found = _measure(192, _from_features, repeats)
     cases = {f"cached features, {name}": _case(found, name) for name in ("eager", "compiled") if name in found}
     found = _measure(768, _from_images, repeats)
-    steps = _RECIPE.epochs * _SHOTS / _RECIPE.batch_size
-    encoding = found["encoding"] * _SHOTS / _RECIPE.batch_size / steps
+    steps = RECIPE.epochs * SHOTS / RECIPE.batch_size
+    encoding = found["encoding"] * SHOTS / RECIPE.batch_size / steps
     extra = {"encoding": encoding, "ratio_with_encoding": found["eager"] / (found["ours"] + encoding)}
     return {**cases, "features in every step, eager": {**_case(found, "eager"), **extra}}
