@@ -21,7 +21,7 @@ from pirn_jax import cache, features, inputs
 from pirn_jax.data import datasets, mvtec3d, procedural, sample
 from pirn_jax.encoders import filter_bank, pretrained
 from pirn_jax.inputs import Preparation
-from pirn_jax.protocol import episodes, metrics, repeats, scoring
+from pirn_jax.protocol import episodes, metrics, parallel, repeats, scoring
 from pirn_jax.protocol.episodes import Run
 from pirn_jax.protocol.evaluation import Settings
 from pirn_jax.report import archive
@@ -103,7 +103,7 @@ def _judge(
 
 def _run() -> None:
     home = cache.cache_directory()
-    jax.config.update("jax_compilation_cache_dir", str(home / "xla"))
+    parallel.keep_compiled(home / "xla")
     categories = _CATEGORIES.value or procedural.CATEGORIES
     extracts = {name: _load_extract(name) for name in _ENCODERS.value}
     found: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in extracts}

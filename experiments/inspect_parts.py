@@ -14,7 +14,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import tifffile
 from absl import app, flags
@@ -26,6 +25,7 @@ from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
 from pirn_jax.inputs import Preparation
 from pirn_jax.inspector import Inspector
+from pirn_jax.protocol import parallel
 from pirn_jax.protocol.episodes import Run
 
 _RUN = flags.DEFINE_string("run", None, "The study: an --output_dir of experiments.fewshot.", required=True)
@@ -119,8 +119,7 @@ def _print(found: Sequence[Found]) -> None:
 
 
 def _run() -> None:
-    # Programs compiled once are found again by later processes.
-    jax.config.update("jax_compilation_cache_dir", str(cache.cache_directory() / "xla"))
+    parallel.keep_compiled(cache.cache_directory() / "xla")
     directory, output, problems = pathlib.Path(_RUN.value), pathlib.Path(_OUTPUT.value), Problems()
     ready = inspector.load(directory, _choose(directory), _ENCODER.value)
     _take_from_study(ready)

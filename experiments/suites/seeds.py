@@ -17,7 +17,7 @@ from pirn_jax import cache, pirn, study
 from pirn_jax.data import mvtec3d, procedural
 from pirn_jax.encoders import pretrained
 from pirn_jax.inputs import Preparation
-from pirn_jax.protocol import episodes, training
+from pirn_jax.protocol import episodes, parallel, training
 from pirn_jax.protocol.episodes import Run
 from pirn_jax.spec import Spec
 
@@ -49,7 +49,7 @@ def measure(repeats: int) -> dict[str, timing.Case]:
 def _study(count: int) -> None:
     """A study of one category with this many seeds, in a directory of its own."""
     home = cache.cache_directory()
-    jax.config.update("jax_compilation_cache_dir", str(home / "xla"))
+    parallel.keep_compiled(home / "xla")
     splits = mvtec3d.read(procedural.ensure(home, categories=("knob",)), ("knob",))
     recipe = training.Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
     encoder = pretrained.load("random")
