@@ -2,16 +2,28 @@
 
     python -m experiments.benchmark --suite=seeds,encoder
 
-Each suite is a module of `experiments/suites/`, which says what it compares.
+Each suite is a module of `experiments/suites/`, which says what it compares. What a run found is printed as Markdown by
+
+    python -m experiments.benchmark --markdown=outputs/benchmark/benchmark.json
 """
 
+import datetime
+import importlib.metadata
+import importlib.util
+import json
+import os
 import pathlib
+import platform
+import shlex
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from absl import app, flags, logging
 
-from experiments.suites import encoder, latency, metrics, normals, score, seeds, sinkhorn, train
-from pirn_jax.report import archive
+from experiments.suites import encoder, latency, metrics, normals, scaling, score, seeds, sinkhorn, table, train
+from pirn_jax import atomic
+from pirn_jax.report import archive, record
 
 SUITES = {
     "seeds": seeds.measure,
@@ -22,12 +34,18 @@ SUITES = {
     "encoder": encoder.measure,
     "normals": normals.measure,
     "metrics": metrics.measure,
+    "scaling": scaling.measure,
+    "table": table.measure,
 }
-_EXTRAS = dict.fromkeys(("train", "score", "latency", "encoder"), "convert") | {"normals": "open3d"}
+_PLOTS = {"scaling": scaling.plot}
+"""SVG files of what a suite found, besides its numbers."""
+
+_EXTRAS = dict.fromkeys(("train", "score", "latency", "encoder", "table"), "convert") | {"normals": "open3d"}
 
 _SUITE = flags.DEFINE_list("suite", ["seeds"], f"What to measure: {', '.join(SUITES)}.")
-_OUTPUT = flags.DEFINE_string("output_dir", "outputs/benchmark", "Where benchmark.json goes.")
+_OUTPUT = flags.DEFINE_string("output_dir", "outputs/benchmark", "Where benchmark.json and plots go.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "How often each side is timed.", lower_bound=1)
+_MARKDOWN = flags.DEFINE_string("markdown", None, "Measure nothing; print the tables of this benchmark.json.")
 
 
 def _row(case: dict[str, float]) -> str:
@@ -39,18 +57,61 @@ def _row(case: dict[str, float]) -> str:
         text += f"; parts/s ours {case['parts_per_s']:.1f}, reference {case['reference_parts_per_s']:.1f}"
         text += f"; cold start {case['cold_start_s']:.1f} s, nothing compiled {case['cold_start_empty_s']:.1f} s"
         text += f"; peak {case['peak_mb']:.0f} MB"
+    if "exponent" in case:
+        text += f"; time grows as the power {case['exponent']:z.2f}"
+    if "models" in case:
+        text += f"; {case['models']:.0f} models, compiling {case['compile_s']:.1f} s"
     return text
+
+
+def machine() -> dict[str, Any]:
+    """Where, when and how the numbers came about: processor, cores, versions, date, command."""
+    cpuinfo = pathlib.Path("/proc/cpuinfo")  # Linux; `platform` knows the model elsewhere only.
+    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    torch = {"torch": importlib.metadata.version("torch")} if importlib.util.find_spec("torch") else {}
+    return {
+        "cpu": models[0] if models else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "date": datetime.date.today().isoformat(),
+        "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
+        "versions": record.versions() | torch,
+    }
+
+
+def markdown(benchmark: Mapping[str, Any]) -> str:
+    """Tables of the content of a benchmark.json, one a suite; numbers have three digits."""
+    facts = benchmark["machine"]
+    versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("jax", "torch") if name in facts["versions"])
+    lines = [
+        f"{facts['versions']['device']} ({facts['cpu']}, {facts['cores']} cores), {versions}, {facts['date']}: "
+        f"`{facts['command']}`"
+    ]
+    for suite, cases in benchmark["suites"].items():
+        columns = list(dict.fromkeys(key for values in cases.values() for key in values))
+        lines += ["", f"| {suite} | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+        for case, values in cases.items():
+            cells = [_digits(values[key]) if key in values else "" for key in columns]
+            lines.append(f"| {case} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def main(arguments: list[str]) -> None:
     """Runs the suites and writes what they found."""
     del arguments
+    if _MARKDOWN.value:
+        print(markdown(json.loads(pathlib.Path(_MARKDOWN.value).read_text("utf-8"))))
+        return
     # Libraries tell of every step of a checkpoint.
     logging.set_verbosity(logging.WARNING)
     unknown = set(_SUITE.value) - set(SUITES)
     if unknown:
         raise app.UsageError(f"unknown suite {', '.join(sorted(unknown))}; choose from {', '.join(SUITES)}")
-    found = {}
+    found, output = {}, pathlib.Path(_OUTPUT.value)
     for name in _SUITE.value:
         try:
             found[name] = SUITES[name](_REPEATS.value)
@@ -58,7 +119,9 @@ def main(arguments: list[str]) -> None:
             sys.exit(f"error: suite {name} needs {error.name}: pip install 'pirn_jax[{_EXTRAS[name]}]'")
         for case, values in found[name].items():
             print(f"{name} {case}: {_row(values)}", flush=True)
-    archive.write_json(pathlib.Path(_OUTPUT.value) / "benchmark.json", {"suites": found})
+        if name in _PLOTS:
+            atomic.write_text(output / f"{name}.svg", _PLOTS[name](found[name]))
+    archive.write_json(output / "benchmark.json", {"machine": machine(), "suites": found})
 
 
 if __name__ == "__main__":

@@ -47,25 +47,63 @@ def line_svg(title: str, lines: Sequence[Line], ticks: Sequence[tuple[float, str
     """
     lines = [_finite(line) for line in lines]
     ends = [end for line in lines for end in (*line.low, *line.high)] or [0.0, 1.0]
-    levels = nice_ticks(min(ends), max(ends))
-    start, stop = ticks[0][0], ticks[-1][0]
+    levels = [(level, f"{level:.4g}") for level in nice_ticks(min(ends), max(ends))]
+    height = _HEIGHT + _LEGEND_ROW * ((len(lines) - 1) // _LEGEND_COLUMNS)
+    opening = f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" font-size="11"><title>{html.escape(title)}</title>'
+    return "".join([opening, *_panel(lines, ticks, levels, x_label), "</svg>"])
+
+
+def log_panels_svg(title: str, panels: Mapping[str, Sequence[Line]]) -> str:
+    """Line charts side by side, two a row, as an SVG file of its own; both axes are logarithmic.
+
+    All have one vertical axis, from power of ten to power of ten. Horizontal ticks are at the points of the first line.
+
+    Args:
+      title: what it shows, for readers who do not see it.
+      panels: lines by what their horizontal axis shows; everything is positive and finite.
+    """
+    logs = {
+        name: [Line(line.name, *(np.log10(values) for values in line[1:])) for line in lines]
+        for name, lines in panels.items()
+    }
+    ends = [end for lines in logs.values() for line in lines for end in (*line.low, *line.high)]
+    lowest = math.floor(min(ends))
+    powers = range(lowest, max(math.ceil(max(ends)), lowest + 1) + 1)
+    levels = [(float(power), f"{10.0**power:g}") for power in powers]
+    width, height = 2 * _WIDTH, _HEIGHT * -(-len(panels) // 2)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" font-size="11" '
+        f'font-family="sans-serif"><title>{html.escape(title)}</title><rect width="100%" height="100%" fill="white"/>'
+    ]
+    for number, (name, lines) in enumerate(logs.items()):
+        ticks = [(x, f"{10.0**x:g}") for x in lines[0].x.tolist()]
+        row, column = divmod(number, 2)
+        parts.append(f'<g transform="translate({column * _WIDTH} {row * _HEIGHT})">')
+        parts += [*_panel(lines, ticks, levels, name), "</g>"]
+    return "".join([*parts, "</svg>\n"])
+
+
+def _panel(
+    lines: Sequence[Line], ticks: Sequence[tuple[float, str]], levels: Sequence[tuple[float, str]], x_label: str
+) -> list[str]:
+    """Axes, lines and legend of a chart; levels are the ticks of the vertical axis, first and last at its ends."""
+    (start, _), (stop, _), (low, _), (high, _) = ticks[0], ticks[-1], levels[0], levels[-1]
 
     def place(x: int | float, y: int | float) -> tuple[float, float]:
         across = (x - start) / (stop - start) if stop > start else 0.5
-        up = (y - levels[0]) / (levels[-1] - levels[0])
+        up = (y - low) / (high - low)
         return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (_HEIGHT - _BOTTOM - _TOP)
 
-    height = _HEIGHT + _LEGEND_ROW * ((len(lines) - 1) // _LEGEND_COLUMNS)
-    parts = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" font-size="11"><title>{html.escape(title)}</title>']
-    for level in levels:
+    parts = []
+    for level, label in levels:
         y = place(start, level)[1]
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="currentColor" stroke-opacity=".18"/>')
-        parts.append(_text(_LEFT - 6, y + 4, f"{level:.4g}", "end"))
+        parts.append(_text(_LEFT - 6, y + 4, label, "end"))
     parts += [_text(place(x, 0)[0], _HEIGHT - _BOTTOM + 17, label) for x, label in ticks]
     parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - _BOTTOM + 34, x_label))
     for number, line in enumerate(lines):
         parts += _drawn(line, number, place)
-    return "".join([*parts, *_legend(lines), "</svg>"])
+    return [*parts, *_legend(lines)]
 
 
 def _finite(line: Line) -> Line:

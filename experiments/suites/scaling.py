@@ -1,0 +1,101 @@
+"""How the time of a training step of all runs together grows with their number and with the size of what they learn.
+
+One axis at a time, the others at their defaults: 10 seeds, 10 shots, 256 patches (`tokens`), 10 prototypes, 192
+channels, batches of 4, the default config. Compilation is left out; all points are timed in turns.
+
+`ours` are the seconds of a step of all runs, `x` is the place on the axis. `reference` is what growth in proportion
+would give, from the first point of the axis; so a ratio above 1 says that growing is cheaper than that. `exponent` is
+the power of x with which the time grows, least squares in logarithms over all points of the axis; it hides that costs
+which do not grow with x weigh less and less.
+
+Shots are features on the device, from which each step gathers its batch; no more of them are computed with. Studies on
+a CPU train at most `parallel.RUNS_ON_CPU` runs together, so 100 seeds there show why. Devices are no axis: simulated
+ones on a CPU share its cores, and what real ones add depends on how runs are cut over them (docs/parallel.md).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.suites import timing
+from experiments.suites.train import RECIPE
+from pirn_jax import pirn
+from pirn_jax.protocol import training
+from pirn_jax.report import charts
+
+
+class Point(NamedTuple):
+    """Sizes of a training; names are those of the axes."""
+
+    seeds: int = 10
+    shots: int = 10
+    tokens: int = 256
+    prototypes: int = 10
+
+
+AXES: dict[str, Sequence[int]] = {
+    "seeds": (1, 10, 100),
+    "shots": (1, 10, 200),
+    "tokens": (64, 256, 1024),
+    "prototypes": (5, 10, 50),
+}
+_CHANNELS, _STEPS = 192, 2
+
+
+def measure(repeats: int) -> dict[str, timing.Case]:
+    """Times every point once, those that axes share included."""
+    points = dict.fromkeys(Point(**{axis: x}) for axis, places in AXES.items() for x in places)
+    times = timing.medians({str(point): _steps(point) for point in points}, repeats)
+    return cases({axis: {x: times[str(Point(**{axis: x}))] / _STEPS for x in AXES[axis]} for axis in AXES})
+
+
+def _steps(point: Point) -> Callable[[], None]:
+    """Some steps of all runs, going on from where the last call stopped."""
+    programs = training.compile_programs(pirn.pirn(pirn.Config(num_prototypes=point.prototypes)))
+    rng = np.random.default_rng(0)
+    features = jax.device_put(rng.normal(size=(1, point.shots, 2, point.tokens, _CHANNELS)).astype(np.float32))
+    category = np.zeros(point.seeds, int)
+    chosen = np.tile(np.arange(point.shots), (point.seeds, 1))
+    indices = rng.integers(point.shots, size=(point.seeds, _STEPS, RECIPE.batch_size))
+    keys = jax.random.split(jax.random.key(0), point.seeds)
+    state = programs.init(keys, features, category, chosen, np.float32(RECIPE.learning_rate), programs.fixed)
+
+    def steps() -> None:
+        nonlocal state
+        state, _ = programs.steps(state, features, category, indices)
+        jax.block_until_ready(state)
+
+    return steps
+
+
+def cases(seconds: Mapping[str, Mapping[int, float]]) -> dict[str, timing.Case]:
+    """A case for each point, from the seconds of a step by axis and place."""
+    found = {}
+    for axis, times in seconds.items():
+        power, first = exponent(times), min(times)
+        for x, ours in times.items():
+            reference = times[first] * x / first
+            values = {"ours": ours, "reference": reference, "ratio": reference / ours, "x": x, "exponent": power}
+            found[f"{axis}, {x}"] = values
+    return found
+
+
+def exponent(times: Mapping[int, float]) -> float:
+    """The p of the power law c x^p that fits best, in the sense of least squares between logarithms."""
+    return float(np.polyfit(np.log(list(times)), np.log(list(times.values())), 1)[0])
+
+
+def plot(found: Mapping[str, timing.Case]) -> str:
+    """A panel for each axis as an SVG file: seconds of a step, and growth in proportion."""
+    panels = {}
+    for axis in AXES:
+        of_axis = [case for name, case in found.items() if name.startswith(f"{axis},")]
+        x, ours, reference = (np.array([case[key] for case in of_axis]) for key in ("x", "ours", "reference"))
+        lines = [
+            charts.Line("seconds a step", x, ours, ours, ours),
+            charts.Line("in proportion", x, reference, reference, reference),
+        ]
+        panels[f"{axis}: power {of_axis[0]['exponent']:z.2f}"] = lines
+    return charts.log_panels_svg("Seconds of a training step of all runs, by the size of each axis", panels)
