@@ -1,6 +1,6 @@
 """Where the time of a training step goes: the kernels of a traced step, by part of the model.
 
-    python -m experiments.step_profile --channels=192
+    python -m experiments.step_profile --channels=256
 
 Trains ten runs of a default study's sizes on random features: 10 shots, 256 patches, batches of 4. Times are those of
 the kernels of one step, divided by runs; kernels run beside one another, so their sum exceeds the wall time. Below the
@@ -26,7 +26,7 @@ from pirn_jax import pirn
 from pirn_jax.protocol import episodes, training
 from pirn_jax.protocol.episodes import Run
 
-_CHANNELS = flags.DEFINE_integer("channels", 192, "Channels of the features.", lower_bound=4)
+_CHANNELS = flags.DEFINE_integer("channels", 256, "Channels of the features.", lower_bound=4)
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps that are traced.", lower_bound=1)
 
 _MODULES = ("refine", "assign", "align", "inject")

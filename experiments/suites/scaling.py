@@ -1,6 +1,6 @@
 """How the time of a training step of all runs together grows with their number and with the size of what they learn.
 
-One axis at a time, the others at their defaults: 10 seeds, 10 shots, 256 patches (`tokens`), 10 prototypes, 192
+One axis at a time, the others at their defaults: 10 seeds, 10 shots, 256 patches (`tokens`), 10 prototypes, 256
 channels, batches of 4, the default config. Compilation is left out; all points are timed in turns.
 
 `ours` are the seconds of a step of all runs, `x` is the place on the axis. `reference` is what growth in proportion
@@ -41,7 +41,7 @@ AXES: dict[str, Sequence[int]] = {
     "tokens": (64, 256, 1024),
     "prototypes": (5, 10, 50),
 }
-_CHANNELS, _STEPS = 192, 2
+_CHANNELS, _STEPS = 256, 2
 
 
 def measure(repeats: int) -> dict[str, timing.Case]:

@@ -21,7 +21,7 @@ from pirn_jax.protocol import episodes, parallel, training
 from pirn_jax.protocol.episodes import Run
 from pirn_jax.spec import Spec
 
-_RUNS, _SHOTS, _PATCHES, _CHANNELS = 10, 10, 256, 192
+_RUNS, _SHOTS, _PATCHES, _CHANNELS = 10, 10, 256, 256
 _RECIPE = training.Recipe(epochs=10, learning_rate=1e-3, batch_size=4)
 
 

@@ -18,7 +18,7 @@ from ott.solvers.linear import sinkhorn
 from experiments.suites import timing
 from pirn_jax.pirn import transport
 
-_PROBLEMS, _PATCHES, _PROTOTYPES, _CHANNELS = 80, 256, 10, 192
+_PROBLEMS, _PATCHES, _PROTOTYPES, _CHANNELS = 80, 256, 10, 256
 _EPSILON, _ITERATIONS = 0.05, 20
 
 

@@ -4,7 +4,7 @@ Sizes are those of a default study: 10 shots, 256 patches, batches of 4, the def
 per step of one run. Ours trains 10 runs in one compiled program and is divided by runs and steps; the reference trains
 one run after another, so a few steps of one run stand for all. Compilation is left out on both sides.
 
-"cached features" has the built-in encoder's 192 channels. "features in every step" has the 768 of ViT-B/14: the
+"cached features" has the built-in encoder's 256 channels. "features in every step" has the 768 of ViT-B/14: the
 reference encodes its batch of 224-pixel images anew in each step, as codes that augment their images do, through the
 ten blocks that count; ours reads cached features and holds nothing of the encoder. `encoding` are the seconds that
 encoding the 10 shots once, in PyTorch and for one run alone, adds to each of the 100 steps of a default training,
@@ -28,7 +28,7 @@ from pirn_jax.protocol.episodes import Run
 RUNS, SHOTS, PATCHES = 10, 10, 256
 CONFIG = pirn.Config()
 RECIPE = training.Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
-_STEPS = {192: 10, 768: 2}
+_STEPS = {256: 10, 768: 2}
 """Steps that are timed, by channels."""
 
 
@@ -145,7 +145,7 @@ def _from_images(params: Any, features: Any, order: Any) -> dict[str, Callable[[
 
 def measure(repeats: int) -> dict[str, timing.Case]:
     """Times steps from cached features, then from images."""
-    found = _measure(192, _from_features, repeats)
+    found = _measure(256, _from_features, repeats)
     cases = {f"cached features, {name}": _case(found, name) for name in ("eager", "compiled") if name in found}
     found = _measure(768, _from_images, repeats)
     steps = RECIPE.epochs * SHOTS / RECIPE.batch_size
