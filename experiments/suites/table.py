@@ -1,6 +1,6 @@
 """The few-shot half of a table: categories x shots x seeds, from cached features to metrics.
 
-On a CPU 3 categories, 5 and 10 shots, 10 seeds, so 60 models, and 20 test parts with masks of 192x192 pixels a
+On a CPU 2 categories, 5 and 10 shots, 10 seeds, so 40 models, and 20 test parts with masks of 192x192 pixels a
 category. On an accelerator the size of MVTec 3D-AD: 10 categories, 5, 10 and 50 shots, so 300 models, and 120 test
 parts with 670x670 pixels, about the mean area of its images. Features are random, of the size of the built-in
 encoder's, 256 patches of 256 channels; the recipe and the config are those of a default study.
@@ -44,7 +44,7 @@ class Scale(NamedTuple):
     side: int
 
 
-ON_CPU = Scale(categories=3, shots=(5, 10), seeds=10, parts=20, side=192)
+ON_CPU = Scale(categories=2, shots=(5, 10), seeds=10, parts=20, side=192)
 ON_ACCELERATORS = Scale(categories=10, shots=(5, 10, 50), seeds=10, parts=120, side=670)
 
 
