@@ -1,11 +1,8 @@
 """The command that scores saved maps: maps of other programs, the project's own, and maps that do not fit."""
 
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import PIL.Image
@@ -19,10 +16,9 @@ from pirn_jax.data import maps
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.protocol import metrics
 from pirn_jax.protocol.evaluation import Settings
-from tests import reference
+from tests import commands, reference
 from tests.test_mvtec3d import write_part
 
-ROOT = pathlib.Path(__file__).parents[1]
 SIZE = (20, 30)
 WRITE = {
     ".npy": np.save,
@@ -34,15 +30,7 @@ WRITE = {
 
 def run(*flags: str) -> tuple[int, str, str]:
     """Status, output and errors of the command."""
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.evaluate", "--dataset=mvtec3d", *flags],
-        cwd=ROOT,
-        env={**os.environ},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = commands.run("experiments.evaluate", "--dataset=mvtec3d", *flags)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout, done.stderr
 

@@ -2,12 +2,8 @@
 
 import csv
 import json
-import os
-import pathlib
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -16,9 +12,8 @@ import tifffile
 from PIL import Image
 
 from pirn_jax.report import archive
-from tests import reference
+from tests import commands, reference
 
-ROOT = pathlib.Path(__file__).parent.parent
 # Eleven runs are more than one group, so that an interrupted study has something to continue.
 TINY = ("--debug", "--encoder=random", "--num_layers=1")
 STUDY = (*TINY, "--categories=knob", "--seeds=11", "--epochs=8", "--learning_rate=0.003")
@@ -30,20 +25,12 @@ def cache(tmp_path_factory):
 
 
 def start(cache, *flags):
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.fewshot", *flags],
-        cwd=ROOT,
-        env={**os.environ, "PIRN_CACHE": str(cache), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return commands.Command("experiments.fewshot", *flags, PIRN_CACHE=str(cache))
 
 
 def run(cache, *flags):
-    process = start(cache, *flags)
-    output, errors = process.communicate(timeout=300)
-    return process.returncode, output, errors
+    done = start(cache, *flags).finish()
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -177,15 +164,15 @@ def test_an_interrupted_study_continues_to_the_same_results(finished, cache, tmp
     process = start(cache, *STUDY, f"--output_dir={directory}")
     deadline = time.monotonic() + 120
     while not (directory / "groups" / "2-000.npz").exists():
-        assert process.poll() is None, process.communicate()[1]
+        assert process.poll() is None, process.finish().stderr
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(stop)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == (130 if stop == signal.SIGINT else -9), errors
+    process.send(stop)
+    done = process.finish(60)
+    assert done.returncode == (130 if stop == signal.SIGINT else -9), done.stderr
     if stop == signal.SIGINT:
-        assert "the same command continues" in errors
-        assert "Traceback" not in errors
+        assert "the same command continues" in done.stderr
+        assert "Traceback" not in done.stderr
     assert not (directory / "results.json").exists()
     written = (directory / "groups" / "2-000.npz").stat().st_mtime_ns
     status, _, errors = run(cache, *STUDY, f"--output_dir={directory}")

@@ -1,25 +1,20 @@
 """The command on small data sets in every layout that it reads, written as their authors lay them out."""
 
 import json
-import os
 import pathlib
 import subprocess
-import sys
 
 import pytest
 
-from tests import layouts
+from tests import commands, layouts
 from tests.test_folder import write_category
 
-ROOT = pathlib.Path(__file__).parents[1]
 TINY = ("--encoder=random", "--input_size=28", "--num_layers=1", "--epochs=1", "--shots=1", "--seeds=1")
 TINY += ("--save_maps=none",)
 
 
 def run(cache: pathlib.Path, *flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "experiments.fewshot", *TINY, *flags]
-    environment = {**os.environ, "PIRN_CACHE": str(cache)}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return commands.run("experiments.fewshot", *TINY, *flags, PIRN_CACHE=str(cache))
 
 
 @pytest.fixture(scope="module")

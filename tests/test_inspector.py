@@ -4,11 +4,7 @@ import csv
 import dataclasses
 import functools
 import logging
-import os
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +24,8 @@ from pirn_jax.protocol import scoring, training
 from pirn_jax.protocol.episodes import Run
 from pirn_jax.report import archive
 from pirn_jax.spec import Spec, describe
+from tests import commands
 
-ROOT = pathlib.Path(__file__).parent.parent
 SIDE, SIZE = 56, (40, 60)
 VIT = vit.ViTConfig(width=24, depth=4, heads=3, position_grid=4, position_mode="plain")
 CONFIG = pirn.Config(num_prototypes=4, num_layers=1, sinkhorn_iterations=5, neighbours=2, heads=2)
@@ -215,9 +211,8 @@ def test_new_parts_are_found_by_name_with_the_settings_beside_them(tmp_path):
 
 
 def inspect(home, output, *flags):
-    command = [sys.executable, "-m", "experiments.inspect_parts", f"--run={home / 'study'}", f"--output_dir={output}"]
-    environment = {**os.environ, "PIRN_CACHE": str(home / "cache")}
-    return subprocess.run([*command, *flags], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    places = f"--run={home / 'study'}", f"--output_dir={output}"
+    return commands.run("experiments.inspect_parts", *places, *flags, PIRN_CACHE=str(home / "cache"))
 
 
 def rows_of(path):

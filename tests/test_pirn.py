@@ -1,5 +1,6 @@
 """The decoder against the float64 reference, and what must hold for any weights."""
 
+import copy
 import dataclasses
 import functools
 
@@ -31,11 +32,17 @@ def features(seed=0, shape=(2, N, C)):
     return jax.random.normal(jax.random.key(seed), shape, float)
 
 
+def quick(function):
+    """Compiled without optimisation: few operations are run, so most of the time would go into optimising them."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
 @functools.cache
 def compiled(config, x64=False):
     """`init` and `apply` of a decoder, compiled once for all tests."""
     decoder = Decoder(config)
-    return jax.jit(decoder.init), jax.jit(lambda *inputs: jax.vmap(patches.dense)(decoder.apply(*inputs)))
+    functions = decoder.init, lambda *inputs: jax.vmap(patches.dense)(decoder.apply(*inputs))
+    return tuple(map(quick, functions))
 
 
 def apply(config, params, z):
@@ -75,6 +82,7 @@ def test_decoder_is_the_reference(switch):
     np.testing.assert_allclose(rebuilt, np.stack(expected), atol=1e-7)
 
 
+@pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_every_switch_changes_the_output(switch):
     config = dataclasses.replace(SMALL, **{switch: SWITCHES[switch]})
@@ -114,7 +122,7 @@ def test_more_neighbours_than_prototypes_are_refused():
 def test_heads_must_divide_the_channels():
     config = dataclasses.replace(SMALL, heads=3)
     with pytest.raises(ValueError, match="8 channels cannot be divided among 3 heads"):
-        Decoder(config).init(jax.random.key(0), features(), 0.1)
+        jax.eval_shape(Decoder(config).init, jax.random.key(0), features(), 0.1)
 
 
 @pytest.mark.parametrize(("name", "value"), [("injection", "none"), ("epsilon", 0.0), ("num_prototypes", 0)])
@@ -151,46 +159,49 @@ def test_order_of_prototypes_does_not_matter(order):
     np.testing.assert_allclose(other, straight, atol=2e-4)
 
 
+@functools.cache
+def start(config):
+    """A method, features of two parts and the parameters it begins with."""
+    method, batch = pirn(config), features(1, (2, 2, N, C))
+    return method, batch, quick(method.initial)(jax.random.key(0), batch)
+
+
+@functools.cache
+def first_gradient():
+    method, batch, params = start(SMALL)
+    return quick(jax.grad(lambda p: method.loss(p, batch)[0]))(params)
+
+
 def test_gate_is_not_inert():
-    method = pirn(SMALL)
-    batch = features(1, (2, 2, N, C))
-    params = jax.jit(method.initial)(jax.random.key(0), batch)
-    gradient = jax.jit(jax.grad(lambda p: method.loss(p, batch)[0]))(params)
     for i in range(SMALL.num_layers):
-        inject = gradient["decoder"][f"layer_{i}"]["inject"]
+        inject = first_gradient()["decoder"][f"layer_{i}"]["inject"]
         assert all(np.abs(leaf).min() > 0 for leaf in jax.tree.leaves(inject["gamma"]))
         assert np.abs(inject["value"]).max() > 0
 
 
 def test_no_gradient_reaches_the_scale_and_all_else_learns():
-    method = pirn(SMALL)
-    batch = features(1, (2, 2, N, C))
-    gradient = jax.jit(jax.grad(lambda p: method.loss(p, batch)[0]))(jax.jit(method.initial)(jax.random.key(0), batch))
-    assert (gradient["scale"] == 0).all()
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient["decoder"]))
+    assert (first_gradient()["scale"] == 0).all()
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(first_gradient()["decoder"]))
 
 
 def test_score_does_not_depend_on_the_scale_of_the_features():
     # The paper's distances are cosines: multiplying one modality's features changes nothing.
-    method = pirn(SMALL)
-    batch = features(1, (2, 2, N, C))
+    method, batch, _ = start(SMALL)
     factor = jnp.array([7.0, 0.01])[:, None, None]
-    plain, scaled = (
-        jax.jit(lambda x: method.score(method.initial(jax.random.key(0), x), x[0]))(x) for x in (batch, batch * factor)
-    )
+    score = quick(lambda x: method.score(method.initial(jax.random.key(0), x), x[0]))
+    plain, scaled = score(batch), score(batch * factor)
     np.testing.assert_allclose(scaled, plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("mnc", [True, False])
 def test_gates_and_use_of_prototypes_are_told_with_the_loss(mnc):
     config = dataclasses.replace(SMALL, mnc=mnc)
-    method = pirn(config)
-    batch = features(1, (2, 2, N, C))
-    params = jax.jit(method.initial)(jax.random.key(0), batch)
+    method, batch, params = start(config)
+    params = copy.deepcopy(params)
     if mnc:
         for i, gamma in enumerate(([0.1, 2.0], [0.3, -1.0])):
             params["decoder"][f"layer_{i}"]["inject"]["gamma"] = jnp.array(gamma)
-    loss, told = jax.jit(method.loss)(params, batch)
+    loss, told = quick(method.loss)(params, batch)
     np.testing.assert_allclose(loss, (told["loss_rgb"] + told["loss_normals"]) / 2, rtol=1e-6)
     assert all(1 / config.num_prototypes <= told[f"prototype_use_{m}"] <= 1 for m in ("rgb", "normals"))
     assert told["prototype_use_rgb"] != told["prototype_use_normals"]

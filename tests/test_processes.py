@@ -1,10 +1,8 @@
 """Processes that share a study: who does what, signs of life, and the command with two real processes."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
+import signal
 import threading
 import time
 
@@ -16,8 +14,8 @@ from absl.testing import flagsaver
 from experiments import processes as told
 from pirn_jax.data.problems import InputError
 from pirn_jax.processes import Team
+from tests import commands
 
-ROOT = pathlib.Path(__file__).parent.parent
 # Eleven runs are two groups: one for each process.
 STUDY = ("--debug", "--encoder=random", "--num_layers=1", "--nomnc", "--noapr", "--categories=knob", "--seeds=11")
 
@@ -111,14 +109,7 @@ def test_what_does_not_fit_is_refused(given, sentence):
 
 
 def start(cache, output, *more):
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.fewshot", *STUDY, f"--output_dir={output}", *more],
-        cwd=ROOT,
-        env={**os.environ, "PIRN_CACHE": str(cache), "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return commands.Command("experiments.fewshot", *STUDY, f"--output_dir={output}", *more, PIRN_CACHE=str(cache))
 
 
 def start_team(cache, output, patience=60):
@@ -126,8 +117,8 @@ def start_team(cache, output, patience=60):
 
 
 def finish(process):
-    output, errors = process.communicate(timeout=300)
-    return process.returncode, output, errors.splitlines()
+    done = process.finish()
+    return done.returncode, done.stdout, done.stderr.splitlines()
 
 
 def measured(output):
@@ -151,8 +142,8 @@ def test_two_processes_survive_the_death_of_one_and_end_as_one_process_does(tmp_
     while not list((shared / "processes").glob("1-of-2")):
         assert second.poll() is None
         time.sleep(0.05)
-    second.kill()
-    second.communicate()
+    second.send(signal.SIGKILL)
+    second.finish()
     status, _, errors = finish(first)
     assert status == 1
     assert "process 1 of 2 has not finished group 2-001 and has shown no sign of life for 5 s" in errors[-1]

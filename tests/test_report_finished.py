@@ -1,9 +1,6 @@
 """A page is made again from the directory of its run alone, and directories that are no finished run are told apart."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,9 +10,7 @@ from absl.testing import flagsaver
 from experiments import report
 from pirn_jax.data.problems import InputError
 from pirn_jax.report import archive, finished, gallery, page, pictures
-from tests import reports
-
-ROOT = pathlib.Path(__file__).parent.parent
+from tests import commands, reports
 
 
 @pytest.fixture
@@ -135,11 +130,9 @@ def test_command_writes_a_page_of_one_run_and_a_comparison_of_several(tmp_path, 
 
 
 def test_command_ends_with_one_sentence_and_status_1(tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-m", "experiments.report", str(tmp_path)], cwd=ROOT, capture_output=True, text=True
-    )
-    assert (process.returncode, process.stdout) == (1, "")
-    assert process.stderr == (
+    done = commands.run("experiments.report", str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
         f"error: {tmp_path}: no run, it holds no results.json; give an --output_dir of experiments.fewshot\n"
     )
 
