@@ -117,10 +117,11 @@ def run_all(
         if other:
             raise ValueError(f"studies that run together differ in {', '.join(other)}")
         archive.check(output, described)
-    gathered = gathering.gather(first, drawn, stage)
+    gathered = gathering.gather(list(specs.values()), drawn, stage)
     for output, spec in specs.items():
         with Stopwatch() as watch:
-            work = _Work(spec, settings[output], gathered, output, stage, watch, team or Team())
+            mine = gathered.stored_in(spec.config.precision)
+            work = _Work(spec, settings[output], mine, output, stage, watch, team or Team())
             method = METHODS[spec.method](spec.config)
             # Built once: numbers of shots whose calls have one shape share what XLA compiles.
             programs = training.compile_programs(method), scoring.compile_program(method)
