@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pirn_jax import cache, features, inputs
@@ -66,6 +67,10 @@ class Gathered(NamedTuple):
     notes: list[str]
     seconds: dict[str, float]
 
+    def stored_in(self, precision: str) -> "Gathered":
+        """The same with features of this precision; nothing is copied where they have it."""
+        return self._replace(train=self.train.astype(precision), test=self.test.astype(precision))
+
 
 def draw(spec: Spec, splits: dict[str, Splits], stage: Stage) -> Drawn:
     """Draws the episodes of all runs and identifies the parts that they need.
@@ -83,12 +88,18 @@ def draw(spec: Spec, splits: dict[str, Splits], stage: Stage) -> Drawn:
     return Drawn(splits, drawn, good, records, names, [*names, *masks, *ids], unmarked)
 
 
-def gather(spec: Spec, drawn: Drawn, stage: Stage) -> Gathered:
+def gather(specs: Sequence[Spec], drawn: Drawn, stage: Stage) -> Gathered:
     """Computes the parts' features, or reads them from the cache, and puts them on the device.
+
+    Args:
+      specs: of studies that differ in config and recipe at most. Features are stored as narrow as all of them allow.
+      drawn: the parts.
+      stage: how to show progress.
 
     Raises:
       InputError: if parts cannot be used, with all of them.
     """
+    spec, dtype = specs[0], jnp.result_type(*(spec.config.precision for spec in specs))
     with Stopwatch() as watch, stage("normals and features", len(drawn.records)) as advance:
         values, notes = features.extract(
             drawn.records, drawn.names, spec.encoder, spec.preparation, cache.cache_directory(), watch, advance
@@ -99,9 +110,9 @@ def gather(spec: Spec, drawn: Drawn, stage: Stage) -> Gathered:
     told = inputs.summarise(drawn.records, notes) + inputs.summarise(drawn.records, drawn.unmarked)
     return Gathered(
         drawn,
-        jax.device_put(_fill_up(good)),
+        jax.device_put(_fill_up(good, dtype)),
         {c: {index: i for i, index in enumerate(indices)} for c, indices in drawn.good.items()},
-        jax.device_put(_fill_up(test)),
+        jax.device_put(_fill_up(test, dtype)),
         told,
         dict(watch.seconds),
     )
@@ -128,9 +139,9 @@ def _identify(
     return names, masks, notes
 
 
-def _fill_up(lists: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
+def _fill_up(lists: Sequence[Sequence[np.ndarray]], dtype: np.dtype) -> np.ndarray:
     """(lists, longest, ...) of arrays of one shape, zeros where a list is shorter."""
-    filled = np.zeros((len(lists), max(map(len, lists)), *lists[0][0].shape), np.float32)
+    filled = np.zeros((len(lists), max(map(len, lists)), *lists[0][0].shape), dtype)
     for row, arrays in zip(filled, lists, strict=True):
         row[: len(arrays)] = arrays
     return filled

@@ -70,11 +70,12 @@ def run_all(
         if other:
             raise ValueError(f"studies that run together differ in {', '.join(other)}")
         archive.check(output, described)
-    gathered = gathering.gather(first, drawn, stage)
+    gathered = gathering.gather(list(specs.values()), drawn, stage)
     for output, spec in specs.items():
         with Stopwatch() as watch:
+            mine = gathered.stored_in(spec.config.precision)
             method = METHODS[spec.method](spec.config)
-            found = groups.run_all(Work(spec, method, settings[output], gathered, output, stage, watch, team or Team()))
+            found = groups.run_all(Work(spec, method, settings[output], mine, output, stage, watch, team or Team()))
         yield _results(spec, settings[output], gathered, found), found
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from pirn_jax.pirn import patches, transport
 from pirn_jax.pirn.patches import Factored, Patches
+from pirn_jax.pirn.precision import product
 
 INJECTIONS = ("query_only", "paper")
 
@@ -62,7 +63,7 @@ def graph_attention(
     heads = weights["sender"].shape[0]
 
     def query(x):
-        return (x @ weights["kernel"]).reshape(count, heads, channels // heads)
+        return product(x, weights["kernel"]).reshape(count, heads, channels // heads)
 
     def logit(sent, received, edges):
         del edges
@@ -93,9 +94,9 @@ def cross_attention(weights: Mapping[str, Array], z: Float[Array, "n c"], p: Flo
       p: aligned prototypes of the other modality, keys and values.
     """
     # (z Q)(p K)^T = z (p K Q^T)^T: with k << n, projecting the prototypes twice saves the n c^2 product of the queries.
-    keys = p @ weights["key"] @ weights["query"].T
-    logits = z @ keys.T / jnp.sqrt(z.shape[-1]).astype(z.dtype)
-    return Factored(jax.nn.softmax(logits, axis=-1), p @ weights["value"])
+    keys = product(product(p, weights["key"]), weights["query"].T)
+    logits = product(z, keys.T) / jnp.sqrt(z.shape[-1]).astype(z.dtype)
+    return Factored(jax.nn.softmax(logits, axis=-1), product(p, weights["value"]))
 
 
 def purify(z: Patches, z_bpa: Patches) -> Float[Array, "n c"]:

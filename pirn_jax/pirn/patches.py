@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pirn_jax.pirn.precision import factors, product
+
 
 class Factored(NamedTuple):
     """Patches `coefficients @ basis`.
@@ -29,17 +31,21 @@ PatchesOfBoth = Float[Array, "2 n c"] | Factored
 
 def dense(z: Patches) -> Float[Array, "n c"]:
     """The patches as one array."""
-    return z.coefficients @ z.basis if isinstance(z, Factored) else z
+    return product(z.coefficients, z.basis) if isinstance(z, Factored) else z
 
 
 def products(z: Patches, rows: Float[Array, "m c"]) -> Float[Array, "n m"]:
     """Inner products of patches and rows, `z @ rows.T`."""
-    return z.coefficients @ (z.basis @ rows.T) if isinstance(z, Factored) else z @ rows.T
+    if isinstance(z, Factored):
+        return product(z.coefficients, product(z.basis, rows.T))
+    return product(z, rows.T)
 
 
 def mix(weights: Float[Array, "n m"], z: Patches) -> Float[Array, "m c"]:
     """Sums of patches, `weights.T @ z`."""
-    return (weights.T @ z.coefficients) @ z.basis if isinstance(z, Factored) else weights.T @ z
+    if isinstance(z, Factored):
+        return product(product(weights.T, z.coefficients), z.basis)
+    return product(weights.T, z)
 
 
 def squared(z: Patches) -> Float[Array, " n"]:
@@ -48,10 +54,11 @@ def squared(z: Patches) -> Float[Array, " n"]:
 
 
 def paired(a: Patches, z: Patches) -> Float[Array, " n"]:
-    """Inner products of corresponding patches."""
-    if isinstance(z, Factored):
-        return jnp.sum(products(a, z.basis) * z.coefficients, axis=-1)
-    return jnp.sum(dense(a) * z, axis=-1)
+    """Inner products of corresponding patches, of which norms and losses are made: their factors are never rounded."""
+    with factors("float32"):
+        if isinstance(z, Factored):
+            return jnp.sum(products(a, z.basis) * z.coefficients, axis=-1)
+        return jnp.sum(dense(a) * z, axis=-1)
 
 
 def add(a: Patches, b: Patches) -> Patches:

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from pirn_jax.pirn import transport
 from pirn_jax.pirn.patches import Patches
+from pirn_jax.pirn.precision import product
 
 
 def gru(weights: Mapping[str, Array], p: Float[Array, "k c"], context: Float[Array, "k c"]) -> Float[Array, "k c"]:
@@ -26,10 +27,10 @@ def gru(weights: Mapping[str, Array], p: Float[Array, "k c"], context: Float[Arr
       context: one context vector a prototype, the input.
     """
     joined = jnp.concatenate([p, context], axis=-1)
-    update = jax.nn.sigmoid(joined @ weights["update"] + weights["update_bias"])
-    reset = jax.nn.sigmoid(joined @ weights["reset"] + weights["reset_bias"])
+    update = jax.nn.sigmoid(product(joined, weights["update"]) + weights["update_bias"])
+    reset = jax.nn.sigmoid(product(joined, weights["reset"]) + weights["reset_bias"])
     renewed = jnp.concatenate([reset * p, context], axis=-1)
-    candidate = jnp.tanh(renewed @ weights["candidate"] + weights["candidate_bias"])
+    candidate = jnp.tanh(product(renewed, weights["candidate"]) + weights["candidate_bias"])
     return update * p + (1.0 - update) * candidate
 
 
