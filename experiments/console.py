@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
@@ -11,6 +13,24 @@ from absl import flags, logging
 from tqdm import tqdm
 
 from pirn_jax.data.problems import InputError
+
+_interrupted = threading.Event()
+"""Ctrl-C was pressed: where it falls into a library's callback, its exception may be swallowed."""
+
+
+@contextlib.contextmanager
+def _remembering_interrupts() -> Iterator[None]:
+    def interrupt(number: int, frame: object) -> NoReturn:
+        del number, frame
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        _interrupted.clear()
 
 
 @contextlib.contextmanager
@@ -22,13 +42,16 @@ def stage(title: str, total: int) -> Iterator[Callable[..., None]]:
       total: steps it takes.
 
     Yields:
-      `advance(count, loss)`: tells that `count` more steps are done, with the current loss if there is one.
+      `advance(count, loss)`: tells that `count` more steps are done, with the current loss if there is one. Ends the
+        command if Ctrl-C was pressed.
     """
     begin = time.perf_counter()
     watched = sys.stderr.isatty()
     with tqdm(total=total, desc=title, disable=not watched, leave=False, dynamic_ncols=True) as bar:
 
         def advance(count: int, loss: float | None = None) -> None:
+            if _interrupted.is_set():
+                raise KeyboardInterrupt
             if loss is not None:
                 bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
             bar.update(count)
@@ -64,7 +87,8 @@ def run(
     try:
         if len(arguments) > 1:
             raise InputError(f"{arguments[1]!r} is no flag; see --help")
-        sys.exit(command())
+        with _remembering_interrupts():
+            sys.exit(command())
     except refusals as error:
         sys.exit(f"error: {error}")
     except OSError as error:

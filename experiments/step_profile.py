@@ -27,7 +27,7 @@ from pirn_jax.protocol import episodes, training
 from pirn_jax.protocol.episodes import Run
 
 _CHANNELS = flags.DEFINE_integer("channels", 256, "Channels of the features.", lower_bound=4)
-_STEPS = flags.DEFINE_integer("steps", 5, "Steps that are traced.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("traced_steps", 5, "Steps that are traced.", lower_bound=1)
 
 _MODULES = ("refine", "assign", "align", "inject")
 _NAMES = re.compile(r'^\s*(?:ROOT )?%?([\w.-]+) = .*op_name="([^"]*)"', re.MULTILINE)
