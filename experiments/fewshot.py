@@ -137,19 +137,17 @@ def _run() -> None:
     grid = hyperparameters.grid()
     if grid and team.index == 0:
         sweep.write_plan(output, grid)
-    table = ""
+    results = {}
     with team.at_work():
         for (path, spec), (results, groups) in zip(
             chosen.items(), study.run_all(chosen, splits, console.stage, team), strict=True
         ):
-            if team.index > 0:
-                continue
-            _write_outputs(spec, splits, path, results, groups)
-            table = tables.format_table(results)
-            if grid:
-                sweep.write(output)
-                table = sweep.format_table(sweep.read(output))
+            if team.index == 0:
+                _write_outputs(spec, splits, path, results, groups)
+                if grid:
+                    sweep.write(output)
     if team.index == 0:
+        table = sweep.format_table(sweep.read(output)) if grid else tables.format_table(results)
         print(f"{table}\n\n{output / (sweep.PAGE if grid else 'report.html')} shows it.")
 
 

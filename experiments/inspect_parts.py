@@ -8,8 +8,6 @@ prepared is the study's. Writes scores.csv, highest first, and anomaly maps to -
 scores. Exits with status 1 and a list if some parts cannot be used, after inspecting the others.
 """
 
-import csv
-import io
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -105,12 +103,6 @@ def _inspect(ready: Inspector, record: Record, preparation: Preparation, output:
     return Found(record.id, float(scores.max()), int(row), int(column)), seen.note
 
 
-def _write(found: Sequence[Found], path: pathlib.Path) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([Found._fields, *found])
-    atomic.write_text(path, text.getvalue())
-
-
 def _print(found: Sequence[Found]) -> None:
     width = max(len("part"), *(len(one.part) for one in found[:_SHOWN]))
     print(f"{'part':{width}}   score  highest at (row, column)")
@@ -136,7 +128,7 @@ def _run() -> None:
             advance(1)
     found = sorted((one for one, _ in inspected.values()), key=lambda one: -one.score)
     if found:
-        _write(found, output / "scores.csv")
+        atomic.write_csv(output / "scores.csv", [Found._fields, *found])
         _print(found)
         print(f"\n{output / 'scores.csv'} holds all {len(found)} scores, {output / 'maps'} the maps.")
     notes = inputs.summarise(list(inspected), [note for _, note in inspected.values()])

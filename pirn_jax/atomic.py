@@ -1,10 +1,12 @@
 """Files that are whole or not there: what readers and interrupted processes rely on."""
 
 import contextlib
+import csv
+import io
 import os
 import pathlib
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 
@@ -26,3 +28,10 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes UTF-8; what UTF-8 has no place for, such as undecodable bytes of a folder's name, is escaped."""
     with replacing(path) as file:
         file.write(text.encode("utf-8", errors="backslashreplace"))
+
+
+def write_csv(path: str | os.PathLike[str], rows: Iterable[Iterable[object]]) -> None:
+    """Writes rows of values, numbers in full precision and None as nothing."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    write_text(path, buffer.getvalue())

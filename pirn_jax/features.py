@@ -4,9 +4,11 @@ import functools
 import hashlib
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array
 
 from pirn_jax import inputs
 from pirn_jax.data.problems import Problems
@@ -23,8 +25,8 @@ _RECIPE = "2"
 """Changes whenever the same inputs and encoder would give other features; part of every cache key."""
 
 
-@functools.lru_cache(maxsize=2)
-def _program(config: vit.ViTConfig, blocks: tuple[int, ...]) -> Callable:
+def encoding(config: vit.ViTConfig, blocks: tuple[int, ...]) -> Callable[[Any, Array], Array]:
+    """The function from an encoder's weights and images of parts to their features, to be compiled."""
     model = vit.ViT(config, blocks)
 
     def encode(params, images):
@@ -33,7 +35,12 @@ def _program(config: vit.ViTConfig, blocks: tuple[int, ...]) -> Callable:
         tokens: jax.Array = jax.vmap(lambda image: model.apply(params, image))(flat)  # pyright: ignore
         return tokens.reshape(*images.shape[:2], *tokens.shape[1:])
 
-    return jax.jit(encode)
+    return encode
+
+
+@functools.lru_cache(maxsize=2)
+def _program(config: vit.ViTConfig, blocks: tuple[int, ...]) -> Callable:
+    return jax.jit(encoding(config, blocks))
 
 
 def encode(encoder: Encoder, images: np.ndarray) -> np.ndarray:

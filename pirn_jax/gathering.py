@@ -13,7 +13,7 @@ from pirn_jax import cache, features, inputs
 from pirn_jax.data import sample
 from pirn_jax.data.problems import Problems
 from pirn_jax.data.sample import Record, Splits
-from pirn_jax.protocol import episodes
+from pirn_jax.protocol import episodes, parallel
 from pirn_jax.protocol.episodes import Run
 from pirn_jax.spec import Spec, describe
 from pirn_jax.stopwatch import Stopwatch
@@ -110,9 +110,9 @@ def gather(specs: Sequence[Spec], drawn: Drawn, stage: Stage) -> Gathered:
     told = inputs.summarise(drawn.records, notes) + inputs.summarise(drawn.records, drawn.unmarked)
     return Gathered(
         drawn,
-        jax.device_put(_fill_up(good, dtype)),
+        parallel.everywhere(jax.device_put(_fill_up(good, dtype))),
         {c: {index: i for i, index in enumerate(indices)} for c, indices in drawn.good.items()},
-        jax.device_put(_fill_up(test, dtype)),
+        parallel.everywhere(jax.device_put(_fill_up(test, dtype))),
         told,
         dict(watch.seconds),
     )

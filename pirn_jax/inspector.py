@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pirn_jax import __version__, pirn, study
+from pirn_jax import __version__, features, pirn, study
 from pirn_jax.data.problems import InputError
 from pirn_jax.encoders import pretrained, vit
 from pirn_jax.encoders.pretrained import Encoder
@@ -50,13 +50,10 @@ def compile_inspection(
       method: gives patch distances.
       maps: takes them to maps of a size (height, width).
     """
-    model = vit.ViT(config, blocks)
+    encode = features.encoding(config, blocks)
 
     def inspect(weights: Any, params: Any, images: Array, size: tuple[int, int]) -> Inspection:
-        flat = vit.normalise(images.reshape(-1, *images.shape[2:]), config)
-        tokens: jax.Array = jax.vmap(lambda image: model.apply(weights, image))(flat)  # pyright: ignore
-        features = tokens.reshape(*images.shape[:2], *tokens.shape[1:])
-        distances = jax.vmap(lambda part: method.score(params, part))(features)
+        distances = jax.vmap(lambda part: method.score(params, part))(encode(weights, images))
         fused = distances.sum(1).reshape(-1, maps.grid, maps.grid)
         rows, columns = scoring.operators(maps, size)
         # Accelerators round the factors of a product unless told otherwise; a study's maps are NumPy's.

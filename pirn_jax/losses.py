@@ -1,6 +1,7 @@
 """Reconstruction losses that methods share. All they need of a patch and what it became are three inner products."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +22,21 @@ class Products(NamedTuple):
     target: Float[Array, "*rows"]
 
 
-def products(target: Float[Array, "*rows c"], rebuilt: Float[Array, "*rows c"]) -> Products:
-    """Inner products of two arrays; no gradient reaches the target."""
+def inner(a: Float[Array, "*rows c"], b: Float[Array, "*rows c"]) -> Float[Array, "*rows"]:
+    """Inner products of corresponding rows."""
+    return jnp.sum(a * b, axis=-1)
+
+
+def products(target: Float[Array, "*rows c"], rebuilt: Any, paired: Callable[[Any, Any], Array] = inner) -> Products:
+    """Inner products of a target and its reconstruction; no gradient reaches the target.
+
+    Args:
+      target: rows.
+      rebuilt: as many, in any form that `paired` takes.
+      paired: inner products of corresponding rows.
+    """
     target = jax.lax.stop_gradient(target)
-    return Products(*(jnp.sum(a * b, axis=-1) for a, b in ((target, rebuilt), (rebuilt, rebuilt), (target, target))))
+    return Products(paired(target, rebuilt), paired(rebuilt, rebuilt), paired(target, target))
 
 
 def cosine_distance(rows: Products) -> Float[Array, "*rows"]:

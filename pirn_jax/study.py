@@ -65,8 +65,9 @@ def run_all(
     drawn = gathering.draw(first, splits, stage)
     settings = {output: drawn.describe(spec) for output, spec in specs.items()}
     free = dataclasses.asdict(first.config) | dataclasses.asdict(first.recipe)
+    shared = {name: value for name, value in drawn.describe(first).items() if name not in free}
     for output, described in settings.items():
-        other = [name for name, value in drawn.describe(first).items() if name not in free and described[name] != value]
+        other = [name for name, value in shared.items() if described[name] != value]
         if other:
             raise ValueError(f"studies that run together differ in {', '.join(other)}")
         archive.check(output, described)

@@ -16,13 +16,12 @@ ones on a CPU share its cores, and what real ones add depends on how runs are cu
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from experiments.suites import timing
-from experiments.suites.train import RECIPE
+from experiments.suites.train import RECIPE, stepping
 from pirn_jax import pirn
-from pirn_jax.protocol import training
+from pirn_jax.protocol.episodes import Run
 from pirn_jax.report import charts
 
 
@@ -53,21 +52,11 @@ def measure(repeats: int) -> dict[str, timing.Case]:
 
 def _steps(point: Point) -> Callable[[], None]:
     """Some steps of all runs, going on from where the last call stopped."""
-    programs = training.compile_programs(pirn.pirn(pirn.Config(num_prototypes=point.prototypes)))
     rng = np.random.default_rng(0)
-    features = jax.device_put(rng.normal(size=(1, point.shots, 2, point.tokens, _CHANNELS)).astype(np.float32))
-    category = np.zeros(point.seeds, int)
-    chosen = np.tile(np.arange(point.shots), (point.seeds, 1))
+    features = rng.normal(size=(point.shots, 2, point.tokens, _CHANNELS)).astype(np.float32)
     indices = rng.integers(point.shots, size=(point.seeds, _STEPS, RECIPE.batch_size))
-    keys = jax.random.split(jax.random.key(0), point.seeds)
-    state = programs.init(keys, features, category, chosen, np.float32(RECIPE.learning_rate), programs.fixed)
-
-    def steps() -> None:
-        nonlocal state
-        state, _ = programs.steps(state, features, category, indices)
-        jax.block_until_ready(state)
-
-    return steps
+    runs = [Run("part", point.shots, seed) for seed in range(point.seeds)]
+    return stepping(pirn.Config(num_prototypes=point.prototypes), features, indices, runs)[0]
 
 
 def cases(seconds: Mapping[str, Mapping[int, float]]) -> dict[str, timing.Case]:

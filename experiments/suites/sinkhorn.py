@@ -11,26 +11,12 @@ import functools
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-from ott.geometry import geometry
-from ott.problems.linear import linear_problem
-from ott.solvers.linear import sinkhorn
 
 from experiments.suites import timing
 from pirn_jax.pirn import transport
 
 _PROBLEMS, _PATCHES, _PROTOTYPES, _CHANNELS = 80, 256, 10, 256
 _EPSILON, _ITERATIONS = 0.05, 20
-
-
-def _ott_kernel(cost: Float[Array, "n k"]) -> Float[Array, "n k"]:
-    solver = sinkhorn.Sinkhorn(
-        lse_mode=False,
-        threshold=1e-9,
-        inner_iterations=_ITERATIONS,
-        min_iterations=_ITERATIONS,
-        max_iterations=_ITERATIONS,
-    )
-    return solver(linear_problem.LinearProblem(geometry.Geometry(cost_matrix=cost, epsilon=_EPSILON))).matrix
 
 
 def _loop(cost: Float[Array, "n k"]) -> Float[Array, "n k"]:
@@ -57,7 +43,8 @@ def measure(repeats: int) -> dict[str, timing.Case]:
         functools.partial(transport.transport_plan, epsilon=_EPSILON, iterations=_ITERATIONS, log_domain=log)
         for log in (False, True)
     )
-    solvers = {"ours": ours, "ott-jax, log domain": ott, "ott-jax, kernel domain": _ott_kernel, "plain loop": _loop}
+    kernel = functools.partial(transport.solve_with_ott, epsilon=_EPSILON, iterations=_ITERATIONS, lse_mode=False)
+    solvers = {"ours": ours, "ott-jax, log domain": ott, "ott-jax, kernel domain": kernel, "plain loop": _loop}
     forward = {name: jax.jit(jax.vmap(solve)) for name, solve in solvers.items()}
     plans = {name: solve(cost) for name, solve in forward.items()}
 

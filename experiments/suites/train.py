@@ -54,13 +54,14 @@ def moved_bytes(config: pirn.Config, channels: int, parameters: int) -> float:
     return 4.0 * (6 * parameters + 2 * maps)
 
 
-def _ours(features: np.ndarray, indices: np.ndarray, runs: list[Run]) -> tuple[Callable[[], None], Any]:
+def stepping(
+    config: pirn.Config, features: np.ndarray, indices: np.ndarray, runs: list[Run]
+) -> tuple[Callable[[], None], Any]:
     """Some steps of all runs, going on from where the last call stopped, and parameters of the first run."""
-    programs = training.compile_programs(pirn.pirn(CONFIG))
-    shared, category = jax.device_put(features[None]), np.zeros(RUNS, int)
-    chosen = np.array([episodes.draw(run, SHOTS) for run in runs])
-    keys, rate = jax.random.split(jax.random.key(0), RUNS), np.float32(RECIPE.learning_rate)
-    state = programs.init(keys, shared, category, chosen, rate, programs.fixed)
+    programs = training.compile_programs(pirn.pirn(config))
+    shared, category = jax.device_put(features[None]), np.zeros(len(runs), int)
+    chosen = np.array([episodes.draw(run, len(features)) for run in runs])
+    state = training.initialise(programs, runs, shared, category, chosen, RECIPE)
     params = jax.tree.map(lambda leaf: np.asarray(leaf[0]), state.params)
 
     def steps() -> None:
@@ -79,7 +80,7 @@ def _measure(channels: int, theirs: Callable[..., dict[str, Callable[[], Any]]],
     runs = [Run("part", SHOTS, seed) for seed in range(RUNS)]
     features = np.random.default_rng(0).normal(size=(SHOTS, 2, PATCHES, channels)).astype(np.float32)
     indices = np.stack([episodes.batches(run, RECIPE.epochs, RECIPE.batch_size)[:steps] for run in runs])
-    ours, params = _ours(features, indices, runs)
+    ours, params = stepping(CONFIG, features, indices, runs)
     functions = theirs(params, torch.from_numpy(features).transpose(0, 1).contiguous(), torch.from_numpy(indices[0]))
     times = timing.medians({"ours": ours, **functions}, repeats)
     found = {name: seconds / steps / (RUNS if name == "ours" else 1) for name, seconds in times.items()}

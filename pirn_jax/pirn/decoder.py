@@ -180,9 +180,7 @@ def _functions(config: Config) -> Method:
         scale, epsilon = jax.lax.stop_gradient((params["scale"], params["epsilon"]))
         variables, scaled = {"params": params["decoder"]}, features / scale[:, None, None]
         rebuilt, seen = decoder.apply(variables, scaled, epsilon, mutable=["diagnostics"])
-        compared = losses.Products(
-            *(jax.vmap(patches.paired)(*pair) for pair in ((scaled, rebuilt), (rebuilt, rebuilt), (scaled, scaled)))
-        )
+        compared = losses.products(scaled, rebuilt, jax.vmap(patches.paired))
         return compared, jnp.mean(jnp.stack(jax.tree.leaves(seen)), axis=0)
 
     def init(key, features):

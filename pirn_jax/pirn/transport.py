@@ -51,11 +51,14 @@ def _scale(cost: Float[Array, "n k"], epsilon: Epsilon, iterations: int) -> Floa
     return kernel * columns / (n * (kernel @ columns))[:, None]
 
 
-def _sinkhorn(cost: Float[Array, "n k"], epsilon: Epsilon, iterations: int) -> Float[Array, "n k"]:
+def solve_with_ott(
+    cost: Float[Array, "n k"], epsilon: Epsilon, iterations: int, lse_mode: bool = True
+) -> Float[Array, "n k"]:
+    """Sinkhorn by ott-jax, in the log domain or, without `lse_mode`, in the kernel domain."""
     # All iterations in one block: ott-jax runs `max_iterations // inner_iterations` blocks, so the default block of
     # ten would turn five iterations into none. The last update is of the rows, so row sums are exact.
     solver = sinkhorn.Sinkhorn(
-        lse_mode=True,
+        lse_mode=lse_mode,
         threshold=1e-9,
         inner_iterations=iterations,
         min_iterations=iterations,
@@ -91,7 +94,7 @@ def transport_plan(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _plan(cost, epsilon, iterations, log_domain):
-    return (_sinkhorn if log_domain else _scale)(cost, epsilon, iterations)
+    return (solve_with_ott if log_domain else _scale)(cost, epsilon, iterations)
 
 
 def _plan_forward(cost, epsilon, iterations, log_domain):

@@ -110,6 +110,20 @@ def _compile_steps(loss: Callable) -> parallel.Program:
     return parallel.Program(steps, (0, None, 0, 0), batch_axes=(None, None, None, 2), donate=(0,))
 
 
+def initialise(
+    programs: Programs,
+    runs: Sequence[Run],
+    features: Float[Array, "d m 2 n c"],
+    category: Int[np.ndarray, " r"],
+    chosen: Int[np.ndarray, "r s"],
+    recipe: Recipe,
+) -> State:
+    """The state of all runs before their training; arguments are those of `train`."""
+    # A key of a run depends on its seed and category alone, not on the runs beside it.
+    keys = jnp.stack([jax.random.key(int(episodes.generator(run, "params").integers(2**31))) for run in runs])
+    return programs.init(keys, features, category, chosen, np.float32(recipe.learning_rate), programs.fixed)
+
+
 def train(
     programs: Programs,
     runs: Sequence[Run],
@@ -138,10 +152,8 @@ def train(
     """
     orders = np.stack([episodes.batches(run, recipe.epochs, recipe.batch_size) for run in runs])
     indices = np.take_along_axis(chosen[:, None, :], orders.reshape(len(runs), 1, -1), axis=2).reshape(orders.shape)
-    # A key of a run depends on its seed and category alone, not on the runs beside it.
-    keys = jnp.stack([jax.random.key(int(episodes.generator(run, "params").integers(2**31))) for run in runs])
     features = parallel.everywhere(features)
-    state = programs.init(keys, features, category, chosen, np.float32(recipe.learning_rate), programs.fixed)
+    state = initialise(programs, runs, features, category, chosen, recipe)
     history: list[dict[str, np.ndarray]] = []
     steps = len(orders[0])
     length = steps_per_call(steps)

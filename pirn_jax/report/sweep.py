@@ -1,7 +1,5 @@
 """A grid of settings side by side: finished studies in one directory, a folder for each cell."""
 
-import csv
-import io
 import itertools
 import json
 import pathlib
@@ -142,7 +140,7 @@ def write(directory: pathlib.Path) -> pathlib.Path:
       InputError: see `read`.
     """
     found = read(directory)
-    atomic.write_text(directory / "sweep.csv", _csv(found))
+    atomic.write_csv(directory / "sweep.csv", _csv(found))
     text = page.render(
         "sweep.html.jinja",
         parameters={name: ", ".join(map(page.plain, values)) for name, values in found.parameters.items()},
@@ -155,15 +153,13 @@ def write(directory: pathlib.Path) -> pathlib.Path:
     return directory / PAGE
 
 
-def _csv(found: Sweep) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+def _csv(found: Sweep) -> list[list[Any]]:
     columns = [f"{metric}_{part}" for metric in tables.METRICS for part in ("mean", "std")]
-    writer.writerow(["shots", *found.parameters, *columns])
+    lines: list[list[Any]] = [["shots", *found.parameters, *columns]]
     for row in rows(found):
         numbers = [number for score in row.scores.values() for number in score]
-        writer.writerow([row.shots, *map(page.plain, row.values), *("" if n is None else repr(n) for n in numbers)])
-    return file.getvalue()
+        lines.append([row.shots, *map(page.plain, row.values), *numbers])
+    return lines
 
 
 def _table(found: Sweep, metric: str, label: str) -> dict[str, Any]:

@@ -4,8 +4,6 @@ All functions read the dictionary of `results.json`. A metric is a fraction in [
 (no defective part in the test set, say), which is shown as an en dash.
 """
 
-import csv
-import io
 import math
 import os
 import textwrap
@@ -168,11 +166,9 @@ def write_csv(results: dict[str, Any], path: str | os.PathLike[str]) -> None:
       results: the dictionary of `results.json`.
       path: the file to write or replace.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["shots", "category", "seed", *METRICS])
+    rows: list[list[Any]] = [["shots", "category", "seed", *METRICS]]
     for shots in shots_in_order(results):
         for category, metrics in results["results"][shots].items():
             columns = zip(*(metrics[metric] for metric in METRICS), strict=True)
-            writer.writerows([shots, category, seed, *values] for seed, values in enumerate(columns))
-    atomic.write_text(path, buffer.getvalue())
+            rows += ([shots, category, seed, *values] for seed, values in enumerate(columns))
+    atomic.write_csv(path, rows)
