@@ -3,8 +3,9 @@
     python -m experiments.step_profile --channels=256
 
 Trains ten runs of a default study's sizes on random features: 10 shots, 256 patches, batches of 4. Times are those of
-the kernels of one step, divided by runs; kernels run beside one another, so their sum exceeds the wall time. Below the
-table stand what XLA's cost analysis counts in a step, and the least that any order of work would take.
+the kernels of one step, divided by runs, of one call alone: on a CPU the share of the runs that one call takes. Below
+the table stand the wall time of that call, that of all runs, whose calls go side by side, what XLA's cost analysis
+counts in a step, and the least that any order of work would take.
 """
 
 import collections
@@ -14,7 +15,7 @@ import pathlib
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -62,32 +63,44 @@ def _run() -> None:
     programs = training.compile_programs(pirn.pirn(train.CONFIG))
     category, chosen = np.zeros(len(runs), int), np.array([episodes.draw(run, train.SHOTS) for run in runs])
     indices = np.stack([episodes.batches(run, 10, train.RECIPE.batch_size)[:steps] for run in runs])
-    state = training.initialise(programs, runs, features, category, chosen, train.RECIPE)
-    weights = sum(leaf.size for leaf in jax.tree.leaves(state.params)) // len(runs)
-    compiled = programs.steps.compile(state, features, category, indices)
-    state, _ = jax.block_until_ready(programs.steps(state, features, category, indices))
-    begin = time.perf_counter()
-    state, _ = jax.block_until_ready(programs.steps(state, features, category, indices))
-    wall = 1000 * (time.perf_counter() - begin) / steps / len(runs)
+    states = training.initialise(programs, runs, features, category, chosen, train.RECIPE)
+    share = len(states[0].params["scale"])
+    weights = sum(leaf.size for leaf in jax.tree.leaves(states[0].params)) // share
+
+    def together() -> None:
+        nonlocal states
+        states, _ = jax.block_until_ready(training.advance(programs, states, features, category, indices))
+
+    def alone() -> None:
+        states[0], _ = jax.block_until_ready(programs.steps(states[0], features, category[:share], indices[:share]))
+
+    def wall(run: Callable[[], None], some: int) -> float:
+        run()
+        begin = time.perf_counter()
+        run()
+        return 1000 * (time.perf_counter() - begin) / steps / some
+
+    compiled = programs.steps.compile(states[0], features, category[:share], indices[:share])
+    walls = wall(alone, share), wall(together, len(runs))
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):
-            jax.block_until_ready(programs.steps(state, features, category, indices))
+            alone()
         belongs = parts(compiled.as_text() or "")
         times: dict[str, float] = collections.defaultdict(float)
         for name, milliseconds in kernels(pathlib.Path(directory)):
             # A loop's own entry repeats what its body took.
             if name in belongs and not name.startswith("while"):
-                times[belongs[name]] += milliseconds / steps / len(runs)
+                times[belongs[name]] += milliseconds / steps / share
     total = sum(times.values())
     print(f"{'ms a run and step':>18}  {'share':>5}  part")
     for part, milliseconds in sorted(times.items(), key=lambda item: -item[1]):
         print(f"{milliseconds:18.2f}  {milliseconds / total:5.0%}  {part}")
     counted = compiled.cost_analysis() or {}
-    print(f"sum {total:.1f} ms, wall {wall:.1f} ms")
+    print(f"sum {total:.1f} ms, wall {walls[0]:.1f} ms for {share} runs, {walls[1]:.1f} ms for {len(runs)}")
     print(
         f"products {train.operations(train.CONFIG, channels) / 1e9:.2f} GFLOP, at least "
         f"{train.moved_bytes(train.CONFIG, channels, weights) / 1e6:.0f} MB; XLA counts "
-        f"{counted.get('bytes accessed', 0) / len(runs) / 1e6:.0f} MB, of loops one turn"
+        f"{counted.get('bytes accessed', 0) / share / 1e6:.0f} MB, of loops one turn"
     )
 
 

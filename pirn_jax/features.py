@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from pirn_jax import inputs
-from pirn_jax.data.problems import Problems
+from pirn_jax import inputs, threads
+from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
 from pirn_jax.encoders import vit
 from pirn_jax.encoders.pretrained import Encoder
@@ -21,7 +21,10 @@ from pirn_jax.stopwatch import Stopwatch
 BATCH = 8
 """Parts encoded at a time, each with both modalities; short batches are filled up, so that one program serves all."""
 
-_RECIPE = "2"
+_LOADED_AT_ONCE = 4
+"""Parts that are read and whose normals are estimated side by side: more would take memory rather than less time."""
+
+_RECIPE = "3"
 """Changes whenever the same inputs and encoder would give other features; part of every cache key."""
 
 
@@ -45,7 +48,9 @@ def _program(config: vit.ViTConfig, blocks: tuple[int, ...]) -> Callable:
 
 def encode(encoder: Encoder, images: np.ndarray) -> np.ndarray:
     """Features (parts, 2, n, c) float32 of what `inputs.prepare` makes of parts, (parts, 2, size, size, 3) uint8."""
-    return np.asarray(_program(encoder.config, encoder.blocks)(encoder.params, images))
+    program = _program(encoder.config, encoder.blocks)
+    shares = threads.shares(len(images))
+    return np.concatenate(threads.each(lambda share: np.asarray(program(encoder.params, images[share])), shares))
 
 
 def extract(
@@ -84,13 +89,22 @@ def extract(
     missing = [i for i, features in enumerate(found) if features is None]
     progress(len(records) - len(missing))
     problems = Problems()
+
+    def load(i: int) -> Noted | InputError:
+        try:
+            return inputs.load(records[i], names[i], preparation, cache)
+        except InputError as error:
+            return error
+
     for start in range(0, len(missing), BATCH):
         batch = missing[start : start + BATCH]
         seen = [Noted(np.zeros((2, preparation.size, preparation.size, 3), np.uint8), "")] * BATCH
         with watch.stage("normals_s"):
-            for row, i in enumerate(batch):
-                with problems.collecting():
-                    seen[row] = inputs.load(records[i], names[i], preparation, cache)
+            for row, part in enumerate(threads.each(load, batch, at_once=_LOADED_AT_ONCE)):
+                if isinstance(part, InputError):
+                    problems.add(str(part))
+                else:
+                    seen[row] = part
         if not problems.found:
             with watch.stage("features_s"):
                 values = encode(encoder, np.stack([part.values for part in seen]))

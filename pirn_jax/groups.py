@@ -3,12 +3,12 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from pirn_jax import threads
 from pirn_jax.data import sample
 from pirn_jax.gathering import Gathered, Stage
 from pirn_jax.method import Method
@@ -197,7 +197,7 @@ def _measure(
         mine = [i for i, run in enumerate(runs) if run.category == category]
         size = ranking.runs_at_once(truth.pixels)
         together = [mine[start : start + size] for start in range(0, len(mine), size)]
-        with ThreadPoolExecutor(2 if truth.pixels < _MANY_PIXELS else 1) as pool:
-            found = [of_run for some in pool.map(measure, together) for of_run in some]
+        found = threads.each(measure, together, at_once=2 if truth.pixels < _MANY_PIXELS else 1)
+        found = [of_run for some in found for of_run in some]
         measured |= dict(zip(mine, found, strict=True))
     return [measured[i].as_json() for i in range(len(runs))]

@@ -16,7 +16,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def power_laws():
     """Seconds by axis and place, with a power of its own for each axis."""
-    powers = {"seeds": 1.0, "shots": 0.0, "tokens": 0.5, "prototypes": 1.5}
+    powers = {"seeds": 1.0, "shots": 0.0, "tokens": 0.5, "prototypes": 1.5, "devices": -0.9}
     return {axis: {x: 0.03 * x ** powers[axis] for x in places} for axis, places in scaling.AXES.items()}, powers
 
 
@@ -40,6 +40,22 @@ def test_growth_is_held_against_proportion_from_the_first_point():
     np.testing.assert_allclose([case["ratio"] for case in cases.values()], [1.0, 4 / 3, 4.0])
 
 
+def test_devices_are_held_against_sharing_the_time_of_one():
+    cases = scaling.cases({"devices": {1: 0.8, 2: 0.5, 4: 0.4}})
+    np.testing.assert_allclose([case["reference"] for case in cases.values()], [0.8, 0.4, 0.2])
+    np.testing.assert_allclose([case["ratio"] for case in cases.values()], [1.0, 0.8, 0.5])
+
+
+def test_devices_are_an_axis_where_there_are_several():
+    assert "devices" not in scaling.points(1)
+    found = scaling.points(5)["devices"]
+    assert {x: point.devices for x, point in found.items()} == {1: 1, 2: 2, 4: 4}
+    assert len({point._replace(devices=1) for point in found.values()}) == 1
+    assert {
+        point.devices for axis, places in scaling.points(5).items() if axis != "devices" for point in places.values()
+    } == {1}
+
+
 def test_the_plot_has_a_panel_for_each_axis_with_its_power_and_straight_power_laws():
     seconds, powers = power_laws()
     root = ET.fromstring(scaling.plot(scaling.cases(seconds)))
@@ -55,7 +71,8 @@ def test_the_plot_has_a_panel_for_each_axis_with_its_power_and_straight_power_la
         label = next(text.text for text in panel.iter(f"{SVG}text") if ": power" in (text.text or ""))
         slopes[label] = measured[0] / proportional[0]
     assert list(slopes) == [f"{axis}: power {power:.2f}" for axis, power in powers.items()]
-    np.testing.assert_allclose(list(slopes.values()), list(powers.values()), atol=0.02)
+    # Proportion is a slope of 1, over devices of -1.
+    np.testing.assert_allclose(list(slopes.values()), [abs(power) for power in powers.values()], atol=0.02)
     labels = {text.text for text in root.iter(f"{SVG}text")}
     assert {str(x) for places in scaling.AXES.values() for x in places} <= labels
 

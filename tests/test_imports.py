@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
-LEAVES = ("stopwatch", "atomic", "cache")
+LEAVES = ("stopwatch", "atomic", "cache", "threads")
 ROOMS = ("data", "geometry", "inputs", "encoders", "features", "method", "losses", "pirn", "protocol")
 ROOMS += ("spec", "gathering", "report", "processes", "groups", "study", "inspector")
 """Each may import from itself and from those before it; all may import the leaves, which import none of them."""

@@ -122,7 +122,7 @@ def test_ten_steps_of_training_agree():
     config, values = Config(num_layers=1), features(np.float32)
     method, chosen = pirn(config), episodes.draw(RUN, PARTS)
     programs = training.compile_programs(method)
-    start = training.initialise(programs, [RUN], values[None], np.zeros(1, int), chosen[None], RECIPE).params
+    start = training.initialise(programs, [RUN], values[None], np.zeros(1, int), chosen[None], RECIPE)[0].params
     model = torch_pirn.load(config, jax.tree.map(lambda leaf: leaf[0], start))
     params, told = training.train(programs, [RUN], values[None], np.zeros(1, int), chosen[None], RECIPE)
     order = chosen[episodes.batches(RUN, RECIPE.epochs, RECIPE.batch_size)]

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from pirn_jax import threads
 from pirn_jax.data.problems import InputError
 from pirn_jax.method import Method
 from pirn_jax.pirn import Config, pirn
@@ -65,6 +66,17 @@ def test_the_same_call_gives_the_same_bits(trained, features):
     jax.tree.map(np.testing.assert_array_equal, again[0], trained[0])
 
 
+def test_runs_cut_into_shares_that_go_side_by_side_give_what_they_give_together(trained, features, monkeypatch):
+    def everything():
+        params, losses, category = train(RUNS, features)
+        return params, losses, scoring.score(scoring.compile_program(METHOD), params, features, category)
+
+    assert len(threads.shares(len(RUNS), 2)) == 2
+    cut = everything()
+    monkeypatch.setattr(threads, "shares", lambda count, least=1: [slice(0, count)])
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), cut, everything())
+
+
 def test_seeds_and_categories_differ(trained):
     losses = trained[1]
     assert len(np.unique(losses[:, 0])) == len(RUNS)
@@ -80,15 +92,18 @@ def test_steps_compile_once_for_all_calls_and_all_values_of_epsilon_and_learning
 
     logger, listener = logging.getLogger("jax._src.interpreters.pxla"), Listener()
     logger.addHandler(listener)
+    # As a context manager the setting would not reach other threads.
+    before = jax.config.jax_log_compiles
+    jax.config.update("jax_log_compiles", True)
     try:
-        with jax.log_compiles():
-            recipe = training.Recipe(epochs=75, batch_size=3)
-            assert len(episodes.batches(RUNS[0], recipe.epochs, recipe.batch_size)) > 3 * training.MAX_STEPS_PER_CALL
-            for epsilon, rate in ((0.05, 1e-3), (0.2, 1e-3), (0.05, 3e-3)):
-                method = pirn(dataclasses.replace(CONFIG, epsilon=epsilon))
-                recipe = dataclasses.replace(recipe, learning_rate=rate)
-                losses.append(train(RUNS, features, method, recipe)[1])
+        recipe = training.Recipe(epochs=75, batch_size=3)
+        assert len(episodes.batches(RUNS[0], recipe.epochs, recipe.batch_size)) > 3 * training.MAX_STEPS_PER_CALL
+        for epsilon, rate in ((0.05, 1e-3), (0.2, 1e-3), (0.05, 3e-3)):
+            method = pirn(dataclasses.replace(CONFIG, epsilon=epsilon))
+            recipe = dataclasses.replace(recipe, learning_rate=rate)
+            losses.append(train(RUNS, features, method, recipe)[1])
     finally:
+        jax.config.update("jax_log_compiles", before)
         logger.removeHandler(listener)
     assert len(compiled) == 1
     assert all((a != b).any() for a, b in itertools.combinations(losses, 2))

@@ -9,13 +9,17 @@ the power of x with which the time grows, least squares in logarithms over all p
 which do not grow with x weigh less and less.
 
 Shots are features on the device, from which each step gathers its batch; no more of them are computed with. Studies on
-a CPU train at most `parallel.RUNS_ON_CPU` runs together, so 100 seeds there show why. Devices are no axis: simulated
-ones on a CPU share its cores, and what real ones add depends on how runs are cut over them (docs/parallel.md).
+a CPU train at most `parallel.RUNS_ON_CPU` runs together, so 100 seeds there show why.
+
+Devices are an axis where there are several, with 8 seeds; proportion there is 1/x. What one CPU simulates
+(XLA_FLAGS=--xla_force_host_platform_device_count=8) shares its cores, so it shows what cutting the runs costs, not
+what devices add.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from experiments.suites import timing
@@ -32,6 +36,7 @@ class Point(NamedTuple):
     shots: int = 10
     tokens: int = 256
     prototypes: int = 10
+    devices: int = 1
 
 
 AXES: dict[str, Sequence[int]] = {
@@ -39,15 +44,28 @@ AXES: dict[str, Sequence[int]] = {
     "shots": (1, 10, 200),
     "tokens": (64, 256, 1024),
     "prototypes": (5, 10, 50),
+    "devices": (1, 2, 4, 8),
 }
+_SEEDS_ON_DEVICES = 8
 _CHANNELS, _STEPS = 256, 2
 
 
 def measure(repeats: int) -> dict[str, timing.Case]:
     """Times every point once, those that axes share included."""
-    points = dict.fromkeys(Point(**{axis: x}) for axis, places in AXES.items() for x in places)
-    times = timing.medians({str(point): _steps(point) for point in points}, repeats)
-    return cases({axis: {x: times[str(Point(**{axis: x}))] / _STEPS for x in AXES[axis]} for axis in AXES})
+    axes = points(len(jax.local_devices()))
+    distinct = dict.fromkeys(point for places in axes.values() for point in places.values())
+    times = timing.medians({str(point): _steps(point) for point in distinct}, repeats)
+    return cases(
+        {axis: {x: times[str(point)] / _STEPS for x, point in places.items()} for axis, places in axes.items()}
+    )
+
+
+def points(devices: int) -> dict[str, dict[int, Point]]:
+    """The points of each axis by place, on a machine with so many devices."""
+    found = {axis: {x: Point(**{axis: x}) for x in places} for axis, places in AXES.items() if axis != "devices"}
+    if devices > 1:
+        found["devices"] = {x: Point(seeds=_SEEDS_ON_DEVICES, devices=x) for x in AXES["devices"] if x <= devices}
+    return found
 
 
 def _steps(point: Point) -> Callable[[], None]:
@@ -56,7 +74,8 @@ def _steps(point: Point) -> Callable[[], None]:
     features = rng.normal(size=(point.shots, 2, point.tokens, _CHANNELS)).astype(np.float32)
     indices = rng.integers(point.shots, size=(point.seeds, _STEPS, RECIPE.batch_size))
     runs = [Run("part", point.shots, seed) for seed in range(point.seeds)]
-    return stepping(pirn.Config(num_prototypes=point.prototypes), features, indices, runs)[0]
+    devices = jax.local_devices()[: point.devices]
+    return stepping(pirn.Config(num_prototypes=point.prototypes), features, indices, runs, devices)[0]
 
 
 def cases(seconds: Mapping[str, Mapping[int, float]]) -> dict[str, timing.Case]:
@@ -65,7 +84,7 @@ def cases(seconds: Mapping[str, Mapping[int, float]]) -> dict[str, timing.Case]:
     for axis, times in seconds.items():
         power, first = exponent(times), min(times)
         for x, ours in times.items():
-            reference = times[first] * x / first
+            reference = times[first] * (first / x if axis == "devices" else x / first)
             values = {"ours": ours, "reference": reference, "ratio": reference / ours, "x": x, "exponent": power}
             found[f"{axis}, {x}"] = values
     return found
@@ -81,6 +100,8 @@ def plot(found: Mapping[str, timing.Case]) -> str:
     panels = {}
     for axis in AXES:
         of_axis = [case for name, case in found.items() if name.startswith(f"{axis},")]
+        if not of_axis:
+            continue
         x, ours, reference = (np.array([case[key] for case in of_axis]) for key in ("x", "ours", "reference"))
         lines = [
             charts.Line("seconds a step", x, ours, ours, ours),

@@ -1,8 +1,8 @@
 """Scoring from cached features beside PyTorch's, with the same weights: patch distances of test parts.
 
-Sizes are those of a default study: 256 patches, the built-in encoder's 256 channels, the default config. Everything is
-in seconds per part and run. Ours scores the parts under 10 runs in one compiled program, the reference in inference
-mode under one run after another, of which one stands for all; both take the same number of parts at a time.
+Sizes are those of a default study: 60 parts, 256 patches, the built-in encoder's 256 channels, the default config.
+Everything is in seconds per part and run. Ours scores the parts under 10 runs in one compiled program, the reference in
+inference mode under one run after another, of which one stands for all; both take the same number of parts at a time.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from experiments.suites import timing
 from pirn_jax import pirn
 from pirn_jax.protocol import scoring
 
-_RUNS, _PARTS, _PATCHES, _CHANNELS = 10, 16, 256, 256
+_RUNS, _PARTS, _PATCHES, _CHANNELS = 10, 60, 256, 256
 _CONFIG = pirn.Config()
 
 

@@ -14,7 +14,7 @@ encoding the 10 shots once, in PyTorch and for one run alone, adds to each of th
 its bytes, whichever takes longer.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ import numpy as np
 
 from experiments.suites import timing
 from pirn_jax import pirn
-from pirn_jax.protocol import episodes, training
+from pirn_jax.protocol import episodes, parallel, training
 from pirn_jax.protocol.episodes import Run
 
 RUNS, SHOTS, PATCHES = 10, 10, 256
@@ -55,19 +55,23 @@ def moved_bytes(config: pirn.Config, channels: int, parameters: int) -> float:
 
 
 def stepping(
-    config: pirn.Config, features: np.ndarray, indices: np.ndarray, runs: list[Run]
+    config: pirn.Config, features: np.ndarray, indices: np.ndarray, runs: list[Run], devices: Sequence[Any] = ()
 ) -> tuple[Callable[[], None], Any]:
-    """Some steps of all runs, going on from where the last call stopped, and parameters of the first run."""
-    programs = training.compile_programs(pirn.pirn(config))
-    shared, category = jax.device_put(features[None]), np.zeros(len(runs), int)
+    """Some steps of all runs, going on from where the last call stopped, and parameters of the first run.
+
+    They run on the devices given, by default on all.
+    """
+    devices = devices or jax.local_devices()
+    programs = training.compile_programs(pirn.pirn(config), devices)
+    shared, category = parallel.everywhere(jax.device_put(features[None]), devices), np.zeros(len(runs), int)
     chosen = np.array([episodes.draw(run, len(features)) for run in runs])
-    state = training.initialise(programs, runs, shared, category, chosen, RECIPE)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf[0]), state.params)
+    states = training.initialise(programs, runs, shared, category, chosen, RECIPE)
+    params = jax.tree.map(lambda leaf: np.asarray(leaf[0]), states[0].params)
 
     def steps() -> None:
-        nonlocal state
-        state, _ = programs.steps(state, shared, category, indices)
-        jax.block_until_ready(state)
+        nonlocal states
+        states, _ = training.advance(programs, states, shared, category, indices)
+        jax.block_until_ready(states)
 
     return steps, params
 

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Array, Float, Int
 
+from pirn_jax import threads
 from pirn_jax.method import Method
 from pirn_jax.protocol import parallel
 
@@ -50,10 +51,16 @@ def score(
       progress: told how many more parts are done.
     """
     count, features = features.shape[1], parallel.everywhere(features)
+    shares = threads.shares(len(category), least=2)
+    cut = [jax.tree.map(lambda x, share=share: x[share], params) for share in shares]
     pieces = []
     for start in range(0, count, BATCH):
         parts = np.minimum(np.arange(start, start + BATCH), count - 1)
-        pieces.append(np.asarray(program(params, features, category, parts)))
+
+        def distances(params: Any, share: slice, parts=parts) -> np.ndarray:
+            return np.asarray(program(params, features, category[share], parts))
+
+        pieces.append(np.concatenate(threads.each(distances, cut, shares)))
         progress(min(BATCH, count - start))
     return np.concatenate(pieces, axis=1)[:, :count]
 

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from pirn_jax import threads
 from pirn_jax.method import Method, Metrics
 from pirn_jax.protocol import episodes, parallel
 from pirn_jax.protocol.episodes import Run
@@ -71,17 +72,18 @@ class Programs(NamedTuple):
     fixed: Mapping[str, Any]
 
 
-def compile_programs(method: Method) -> Programs:
-    """Builds the programs; XLA compiles each on its first call for a shape, and once.
+def compile_programs(method: Method, devices: Sequence[Any] | None = None) -> Programs:
+    """Builds the programs, by default for all devices; XLA compiles each on its first call for a shape, and once.
 
     `features` (categories, parts, 2, n, c) is shared by all runs, `category` and the indices choose from it. Methods
     that differ in fixed parameters alone, and all learning rates, share both.
     """
-    return Programs(_compile_init(method.init), _compile_steps(method.loss), dict(method.fixed))
+    on = None if devices is None else tuple(devices)
+    return Programs(_compile_init(method.init, on), _compile_steps(method.loss, on), dict(method.fixed))
 
 
 @functools.lru_cache
-def _compile_init(init_params: Callable) -> parallel.Program:
+def _compile_init(init_params: Callable, devices: tuple[Any, ...] | None) -> parallel.Program:
     def init(
         key: Array,
         features: Float[Array, "d m 2 n c"],
@@ -93,11 +95,11 @@ def _compile_init(init_params: Callable) -> parallel.Program:
         params = {**init_params(key, features[category, episode]), **fixed}
         return State(params, _ADAM.init(params), learning_rate)
 
-    return parallel.Program(init, (0, None, 0, 0, None, None), batch_axes=(None,) * 6)
+    return parallel.Program(init, (0, None, 0, 0, None, None), batch_axes=(None,) * 6, devices=devices)
 
 
 @functools.lru_cache
-def _compile_steps(loss: Callable) -> parallel.Program:
+def _compile_steps(loss: Callable, devices: tuple[Any, ...] | None) -> parallel.Program:
     def train_step(state: State, batch: Float[Array, "b 2 n c"]) -> tuple[State, Metrics]:
         (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, batch)
         updates, optimizer = _ADAM.update(gradient, state.optimizer)
@@ -107,7 +109,7 @@ def _compile_steps(loss: Callable) -> parallel.Program:
     def steps(state: State, features: Float[Array, "d m 2 n c"], category: Int[Array, ""], indices: Int[Array, "t b"]):
         return jax.lax.scan(lambda carry, chosen: train_step(carry, features[category, chosen]), state, indices)
 
-    return parallel.Program(steps, (0, None, 0, 0), batch_axes=(None, None, None, 2), donate=(0,))
+    return parallel.Program(steps, (0, None, 0, 0), batch_axes=(None, None, None, 2), donate=(0,), devices=devices)
 
 
 def initialise(
@@ -117,11 +119,52 @@ def initialise(
     category: Int[np.ndarray, " r"],
     chosen: Int[np.ndarray, "r s"],
     recipe: Recipe,
-) -> State:
-    """The state of all runs before their training; arguments are those of `train`."""
+) -> list[State]:
+    """States before the training, one for each share of the runs; arguments are those of `train`."""
     # A key of a run depends on its seed and category alone, not on the runs beside it.
     keys = jnp.stack([jax.random.key(int(episodes.generator(run, "params").integers(2**31))) for run in runs])
-    return programs.init(keys, features, category, chosen, np.float32(recipe.learning_rate), programs.fixed)
+    rate = np.float32(recipe.learning_rate)
+    return [
+        programs.init(keys[share], features, category[share], chosen[share], rate, programs.fixed)
+        for share in _shares(len(runs))
+    ]
+
+
+def advance(
+    programs: Programs,
+    states: Sequence[State],
+    features: Float[Array, "d m 2 n c"],
+    category: Int[np.ndarray, " r"],
+    indices: Int[np.ndarray, "r t b"],
+) -> tuple[list[State], dict[str, Float[np.ndarray, "r t"]]]:
+    """Trains all runs for some steps.
+
+    Args:
+      programs: see `compile_programs`.
+      states: what `initialise` or the last call returned; their memory is taken over.
+      features: features of the good parts of every category.
+      category: index of each run's category in `features`.
+      indices: parts of each run's batches, as indices into its category's features.
+
+    Returns:
+      The states afterwards, and every metric of the method.
+    """
+
+    def steps(state: State, share: slice) -> tuple[State, dict[str, np.ndarray]]:
+        state, metrics = programs.steps(state, features, category[share], indices[share])
+        return state, jax.tree.map(np.asarray, metrics)
+
+    states, metrics = zip(*threads.each(steps, states, _shares(len(category))), strict=True)
+    return list(states), jax.tree.map(lambda *parts: np.concatenate(parts), *metrics)
+
+
+def _shares(runs: int) -> list[slice]:
+    """Shares of the runs whose calls go side by side.
+
+    Of two runs or more: a run alone turns batched products into single ones, which XLA computes by other code, slower
+    on a CPU and with other bits.
+    """
+    return threads.shares(runs, least=2)
 
 
 def train(
@@ -153,16 +196,17 @@ def train(
     orders = np.stack([episodes.batches(run, recipe.epochs, recipe.batch_size) for run in runs])
     indices = np.take_along_axis(chosen[:, None, :], orders.reshape(len(runs), 1, -1), axis=2).reshape(orders.shape)
     features = parallel.everywhere(features)
-    state = initialise(programs, runs, features, category, chosen, recipe)
+    states = initialise(programs, runs, features, category, chosen, recipe)
     history: list[dict[str, np.ndarray]] = []
     steps = len(orders[0])
     length = steps_per_call(steps)
     for start in range(0, steps, length):
-        state, metrics = programs.steps(state, features, category, indices[:, start : start + length])
-        history.append({name: np.asarray(values) for name, values in metrics.items()})
-        _check_finite(history[-1]["loss"], start, runs)
-        progress(length, float(history[-1]["loss"][:, -1].mean()))
-    return state.params, {name: np.concatenate([part[name] for part in history], axis=1) for name in history[0]}
+        states, metrics = advance(programs, states, features, category, indices[:, start : start + length])
+        history.append(metrics)
+        _check_finite(metrics["loss"], start, runs)
+        progress(length, float(metrics["loss"][:, -1].mean()))
+    params = jax.tree.map(lambda *shares: jnp.concatenate(shares), *(state.params for state in states))
+    return params, {name: np.concatenate([part[name] for part in history], axis=1) for name in history[0]}
 
 
 def bytes_needed(programs: Programs, runs: int, features: Float[Array, "d m 2 n c"], shots: int, recipe: Recipe) -> int:

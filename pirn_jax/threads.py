@@ -1,0 +1,23 @@
+"""Calls that go side by side, each from a thread: kernels of one call alone leave the cores of a CPU idle at times."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+
+
+def shares(count: int, least: int = 1) -> list[slice]:
+    """Equal shares, the smallest of at least so many, in which a CPU computes what is alike; elsewhere one with all."""
+    size = count
+    if jax.default_backend() == "cpu" and len(jax.local_devices()) == 1:
+        size = next((some for some in range(least, count) if count % some == 0), count)
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def each(function: Callable, *arguments: Sequence[Any], at_once: int | None = None) -> list[Any]:
+    """The function's results in order, like those of `map`; all calls go side by side, or so many at once."""
+    if len(arguments[0]) == 1:
+        return [function(*(argument[0] for argument in arguments))]
+    with ThreadPoolExecutor(at_once or len(arguments[0])) as pool:
+        return list(pool.map(function, *arguments))
