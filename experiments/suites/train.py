@@ -28,7 +28,7 @@ from pirn_jax.protocol.episodes import Run
 RUNS, SHOTS, PATCHES = 10, 10, 256
 CONFIG = pirn.Config()
 RECIPE = training.Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
-_STEPS = {256: 10, 768: 2}
+_STEPS = {256: training.MAX_STEPS_PER_CALL, 768: 2}
 """Steps that are timed, by channels."""
 
 
