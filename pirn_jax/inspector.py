@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pirn_jax import __version__, features, pirn, study
+from pirn_jax import __version__, features, pirn, study, threads
 from pirn_jax.data.problems import InputError
 from pirn_jax.encoders import pretrained, vit
 from pirn_jax.encoders.pretrained import Encoder
@@ -84,7 +84,7 @@ class Inspector:
     program: Callable[..., Inspection]
 
     def __call__(self, images: np.ndarray | Array, size: tuple[int, int] | None = None) -> Inspection:
-        """Inspects a batch of parts; the result stays on the device.
+        """Inspects a batch of parts, on a CPU side by side; the result stays on the device.
 
         Args:
           images: (b, 2, s, s, 3) uint8, RGB and normals of each part as `inputs.prepare` gives them.
@@ -94,12 +94,18 @@ class Inspector:
           ValueError: if the images are of another shape or type.
         """
         side = self.preparation.size
-        if images.ndim != 5 or images.shape[1:] != (2, side, side, 3) or images.dtype != np.uint8:
+        if images.ndim != 5 or images.shape[1:] != (2, side, side, 3) or images.dtype != np.uint8 or not len(images):
             raise ValueError(
                 f"images {images.shape} of {images.dtype}: expected (batch, 2, {side}, {side}, 3) of uint8, as "
-                "inputs.prepare gives them"
+                "inputs.prepare gives them, of one part or more"
             )
-        return self.program(self.encoder.params, self.params, images, size or (side, side))
+
+        def inspect(share: slice) -> Inspection:
+            found = self.program(self.encoder.params, self.params, images[share], size or (side, side))
+            return jax.block_until_ready(found)
+
+        found = threads.each(inspect, threads.shares(len(images)))
+        return found[0] if len(found) == 1 else jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
 
 
 def runs(directory: pathlib.Path) -> list[Run]:

@@ -15,3 +15,12 @@ def x64():
     """Double precision, to compare with the float64 reference."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def compilations_told():
+    """JAX logs what it compiles in all threads, which `jax.log_compiles` would ask of the current one."""
+    before = jax.config.jax_log_compiles
+    jax.config.update("jax_log_compiles", True)
+    yield
+    jax.config.update("jax_log_compiles", before)

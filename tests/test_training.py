@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import logging
+import re
 
 import hypothesis
 import hypothesis.strategies as st
@@ -77,11 +78,26 @@ def test_runs_cut_into_shares_that_go_side_by_side_give_what_they_give_together(
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), cut, everything())
 
 
+def test_programs_that_go_side_by_side_call_nothing_that_waits_in_xlas_threads(features):
+    """LAPACK's and FFT's calls wait there for others of their kind; as many programs at once as threads never end."""
+    programs, category, chosen = training.compile_programs(METHOD), np.zeros(2, int), np.zeros((2, 4), int)
+    start = jax.random.split(jax.random.key(0), 2), features, category, chosen, np.float32(1), programs.fixed
+    state = programs.init.shapes(*start)
+    texts = [
+        programs.init.compile(*start).as_text(),
+        programs.steps.compile(state, features, category, np.zeros((2, 2, 2), int)).as_text(),
+        scoring.compile_program(METHOD).compile(state.params, features, category, np.zeros(2, int)).as_text(),
+    ]
+    called = [name for text in texts for name in re.findall(r'custom_call_target="([^"]*)"| (fft)\(', text)]
+    assert {"".join(name) for name in called} == {"TopK"}
+
+
 def test_seeds_and_categories_differ(trained):
     losses = trained[1]
     assert len(np.unique(losses[:, 0])) == len(RUNS)
 
 
+@pytest.mark.usefixtures("compilations_told")
 def test_steps_compile_once_for_all_calls_and_all_values_of_epsilon_and_learning_rate(features):
     compiled, losses = [], []
 
@@ -92,9 +108,6 @@ def test_steps_compile_once_for_all_calls_and_all_values_of_epsilon_and_learning
 
     logger, listener = logging.getLogger("jax._src.interpreters.pxla"), Listener()
     logger.addHandler(listener)
-    # As a context manager the setting would not reach other threads.
-    before = jax.config.jax_log_compiles
-    jax.config.update("jax_log_compiles", True)
     try:
         recipe = training.Recipe(epochs=75, batch_size=3)
         assert len(episodes.batches(RUNS[0], recipe.epochs, recipe.batch_size)) > 3 * training.MAX_STEPS_PER_CALL
@@ -103,7 +116,6 @@ def test_steps_compile_once_for_all_calls_and_all_values_of_epsilon_and_learning
             recipe = dataclasses.replace(recipe, learning_rate=rate)
             losses.append(train(RUNS, features, method, recipe)[1])
     finally:
-        jax.config.update("jax_log_compiles", before)
         logger.removeHandler(listener)
     assert len(compiled) == 1
     assert all((a != b).any() for a, b in itertools.combinations(losses, 2))

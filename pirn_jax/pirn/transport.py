@@ -92,6 +92,20 @@ def transport_plan(
     return _plan(cost, jnp.asarray(epsilon, cost.dtype), iterations, log_domain)  # pyright: ignore
 
 
+def _solve(matrix: Float[Array, "k k"], right: Float[Array, " k"]) -> Float[Array, " k"]:
+    """Solves a symmetric positive definite system by Gauss-Jordan elimination, which needs no pivoting there.
+
+    Not by `jnp.linalg.solve`: on CPUs LAPACK waits in XLA's pool of threads for tasks in the same pool, so programs
+    that run side by side can block each other for good.
+    """
+
+    def eliminate(i: Array, rows: Float[Array, "k w"]) -> Float[Array, "k w"]:
+        row = rows[i] / rows[i, i]
+        return (rows - rows[:, i, None] * row).at[i].set(row)
+
+    return jax.lax.fori_loop(0, len(right), eliminate, jnp.concatenate([matrix, right[:, None]], axis=1))[:, -1]
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _plan(cost, epsilon, iterations, log_domain):
     return (solve_with_ott if log_domain else _scale)(cost, epsilon, iterations)
@@ -113,7 +127,7 @@ def _plan_backward(iterations, log_domain, saved, cotangent):
     share = plan / rows[:, None]
     ridge = 100 * jnp.finfo(plan.dtype).eps * columns.mean()
     schur = jnp.diag(columns) - share.T @ plan + ridge * jnp.eye(columns.size, dtype=plan.dtype)
-    beta = jnp.linalg.solve(schur, moved.sum(0) - share.T @ moved.sum(1))
+    beta = _solve(schur, moved.sum(0) - share.T @ moved.sum(1))
     alpha = (moved.sum(1) - plan @ beta) / rows
     return (-(moved - plan * (alpha[:, None] + beta)) / epsilon, jnp.zeros_like(epsilon))
 
