@@ -1,10 +1,17 @@
-"""Calls that go side by side, each from a thread: kernels of one call alone leave the cores of a CPU idle at times."""
+"""Calls that go side by side, each from a thread: kernels of one call alone leave the cores of a CPU idle at times.
+
+Compiled programs that are called so must not hold operations that wait in XLA's own threads, as LAPACK's and FFT's do:
+as many of them at once as there are threads wait for each other for good.
+"""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
+
+AT_ONCE = 16
+"""Most calls side by side: each takes memory of its own, and more would not be faster."""
 
 
 def shares(count: int, least: int = 1) -> list[slice]:
@@ -15,9 +22,9 @@ def shares(count: int, least: int = 1) -> list[slice]:
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
-def each(function: Callable, *arguments: Sequence[Any], at_once: int | None = None) -> list[Any]:
-    """The function's results in order, like those of `map`; all calls go side by side, or so many at once."""
+def each(function: Callable, *arguments: Sequence[Any], at_once: int = AT_ONCE) -> list[Any]:
+    """The function's results in order, like those of `map`; so many calls at once go side by side."""
     if len(arguments[0]) == 1:
         return [function(*(argument[0] for argument in arguments))]
-    with ThreadPoolExecutor(at_once or len(arguments[0])) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(function, *arguments))
