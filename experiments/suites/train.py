@@ -93,18 +93,6 @@ def _measure(channels: int, theirs: Callable[..., dict[str, Callable[[], Any]]],
     return {**found, "floor": max(products, moved_bytes(CONFIG, channels, count) / timing.bandwidth())}
 
 
-def _case(found: dict[str, float], name: str) -> timing.Case:
-    ours, reference, floor = found["ours"], found[name], found["floor"]
-    return {
-        "ours": ours,
-        "reference": reference,
-        "ratio": reference / ours,
-        "floor": floor,
-        "floor_fraction": floor / ours,
-        "reference_fraction": floor / reference,
-    }
-
-
 def _from_features(params: Any, features: Any, order: Any) -> dict[str, Callable[[], Any]]:
     """Training of one run from cached features."""
     import torch
@@ -151,9 +139,9 @@ def _from_images(params: Any, features: Any, order: Any) -> dict[str, Callable[[
 def measure(repeats: int) -> dict[str, timing.Case]:
     """Times steps from cached features, then from images."""
     found = _measure(256, _from_features, repeats)
-    cases = {f"cached features, {name}": _case(found, name) for name in ("eager", "compiled") if name in found}
+    cases = {f"cached features, {name}": timing.judge(found, name) for name in ("eager", "compiled") if name in found}
     found = _measure(768, _from_images, repeats)
     steps = RECIPE.epochs * SHOTS / RECIPE.batch_size
     encoding = found["encoding"] * SHOTS / RECIPE.batch_size / steps
     extra = {"encoding": encoding, "ratio_with_encoding": found["eager"] / (found["ours"] + encoding)}
-    return {**cases, "features in every step, eager": {**_case(found, "eager"), **extra}}
+    return {**cases, "features in every step, eager": {**timing.judge(found, "eager"), **extra}}
