@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 RUNS_ON_CPU = 10
-"""Most runs in one call on a CPU: their state is about what its caches reward, and a group is saved soon."""
+"""Most runs that train together on a CPU: more gain no speed, and a group is saved soon."""
 
 _ROOM = 0.8
 """Share of a device's memory to plan with; the rest is left to fragments and to what XLA's analysis leaves out."""
