@@ -1,6 +1,5 @@
 """Nearest neighbours among the pixels around a point: the fast way, right for most points of most scans."""
 
-import concurrent.futures
 import functools
 import os
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from pirn_jax import threads
 from pirn_jax.geometry import normals_plane
 
 RADIUS = 4
@@ -58,8 +58,7 @@ def normals(
         blocks[: len(row)] = windows[row, column]
         found[row, column] = np.asarray(program(blocks, np.int32(neighbours)))[: len(row)]
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(compute, range(0, len(places), size)))
+    threads.each(compute, range(0, len(places), size), at_once=os.cpu_count() or 1)
     image = found.transpose(0, 3, 1, 4, 2).reshape(rows * _ROWS, columns * _COLUMNS, 4)[:height, :width]
     return image[..., :3], image[..., 3]
 
