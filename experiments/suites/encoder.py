@@ -1,8 +1,8 @@
 """The encoder beside the same one in PyTorch, eager and under torch.compile, with the same weights.
 
 ViT-B/14 at 224 pixels, all twelve blocks, random weights. On a CPU ours takes the images of a batch side by side, as
-`features.encode` does. `floor_fraction` is the share of the machine's
-matrix-product ceiling in that precision that ours reaches, `reference_fraction` the reference's.
+`features.encode` does. `floor_fraction` is the share of the machine's matrix-product ceiling in that precision that
+ours reaches, `reference_fraction` the reference's.
 """
 
 from collections.abc import Callable
@@ -72,14 +72,8 @@ def measure(repeats: int) -> dict[str, timing.Case]:
             if compiles:
                 functions["compiled"] = _theirs(torch.compile(model), images, dtype)
             times = timing.medians(functions, repeats)
-            floor = operations(converted.config, batch) / ceiling
+            times["floor"] = operations(converted.config, batch) / ceiling
             for name in functions.keys() - {"ours"}:
-                found[f"{dtype}, batch {batch}, {name}"] = {
-                    "ours": times["ours"],
-                    "reference": times[name],
-                    "ratio": times[name] / times["ours"],
-                    "floor_fraction": floor / times["ours"],
-                    "reference_fraction": floor / times[name],
-                    "ceiling_gflops": ceiling / 1e9,
-                }
+                case = timing.judge(times, name)
+                found[f"{dtype}, batch {batch}, {name}"] = {**case, "ceiling_gflops": ceiling / 1e9}
     return found

@@ -19,6 +19,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from pirn_jax import threads
+
 RUNS_ON_CPU = 10
 """Most runs that train together on a CPU: more gain no speed, and a group is saved soon."""
 
@@ -160,6 +162,15 @@ def _join(shares: Sequence[jax.Array], grid: Mesh) -> jax.Array:
     pieces = [shard.data for share in shares for shard in share.addressable_shards]
     shape = (len(shares) * shares[0].shape[0], *shares[0].shape[1:])
     return jax.make_array_from_single_device_arrays(shape, _sharding(grid, 0, None), pieces)
+
+
+def shares(runs: int) -> list[slice]:
+    """Shares of the runs whose calls go side by side.
+
+    Of two runs or more: a run alone turns batched products into single ones, which XLA computes by other code, slower
+    on a CPU and with other bits.
+    """
+    return threads.shares(runs, least=2)
 
 
 def runs_at_once(runs: int, needs: Callable[[int], int] = lambda runs: 0, taken: int = 0, processes: int = 1) -> int:

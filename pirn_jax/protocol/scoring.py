@@ -51,7 +51,7 @@ def score(
       progress: told how many more parts are done.
     """
     count, features = features.shape[1], parallel.everywhere(features)
-    shares = threads.shares(len(category), least=2)
+    shares = parallel.shares(len(category))
     cut = [jax.tree.map(lambda x, share=share: x[share], params) for share in shares]
     pieces = []
     for start in range(0, count, BATCH):

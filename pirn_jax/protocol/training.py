@@ -126,7 +126,7 @@ def initialise(
     rate = np.float32(recipe.learning_rate)
     return [
         programs.init(keys[share], features, category[share], chosen[share], rate, programs.fixed)
-        for share in _shares(len(runs))
+        for share in parallel.shares(len(runs))
     ]
 
 
@@ -154,17 +154,8 @@ def advance(
         state, metrics = programs.steps(state, features, category[share], indices[share])
         return state, jax.tree.map(np.asarray, metrics)
 
-    states, metrics = zip(*threads.each(steps, states, _shares(len(category))), strict=True)
+    states, metrics = zip(*threads.each(steps, states, parallel.shares(len(category))), strict=True)
     return list(states), jax.tree.map(lambda *parts: np.concatenate(parts), *metrics)
-
-
-def _shares(runs: int) -> list[slice]:
-    """Shares of the runs whose calls go side by side.
-
-    Of two runs or more: a run alone turns batched products into single ones, which XLA computes by other code, slower
-    on a CPU and with other bits.
-    """
-    return threads.shares(runs, least=2)
 
 
 def train(
