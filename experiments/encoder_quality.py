@@ -3,12 +3,14 @@
     python -m experiments.encoder_quality --encoders=filter_bank,random,builtin
 
 Every test patch is scored by its cosine distance to the nearest patch of the good parts, so the numbers judge the
-features alone. The filter bank is the classical descriptor that a learned encoder has to beat.
+features alone. The filter bank is the classical descriptor that a learned encoder has to beat. Beside the usual metrics
+stands the image AUROC of each kind of defect, by the modality that it shows in.
 """
 
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +25,7 @@ from pirn_jax.encoders import filter_bank, pretrained
 from pirn_jax.inputs import Preparation
 from pirn_jax.protocol import episodes, metrics, parallel, repeats, scoring
 from pirn_jax.protocol.episodes import Run
-from pirn_jax.protocol.evaluation import Settings
+from pirn_jax.protocol.evaluation import Evaluation, Settings
 from pirn_jax.report import archive
 
 _ENCODERS = flags.DEFINE_list("encoders", ["filter_bank", "random", "builtin"], "filter_bank, or as in fewshot.")
@@ -35,6 +37,9 @@ _OUTPUT = flags.DEFINE_string("output_dir", "outputs/encoder_quality", "Where en
 _SIZE, _PATCH, _SIGMA = 224, 14, 4.0
 _PLANE = datasets.find(datasets.BUILT_IN)
 _PREPARATION = Preparation(_SIZE, plane_tolerance=_PLANE.plane_tolerance, cluster_reach=_PLANE.cluster_reach)
+
+COLUMNS = (*metrics.NAMES, "geometry", "colour", "both", "combination")
+"""What is reported: metrics of all defects, and the image AUROC of each kind."""
 
 Extract = Callable[[np.ndarray], np.ndarray]
 """(parts, 2, size, size, 3) uint8 -> (parts, 2, n, c) features."""
@@ -74,6 +79,14 @@ def _inputs(records: Sequence[sample.Record], progress: Callable[[int], None]) -
     return np.stack(found)
 
 
+def _by_modality(category: str, evaluation: Evaluation) -> dict[str, float]:
+    """Image AUROC of defects by the modality that they show in, the mean over defects of one modality."""
+    found: dict[str, list[Any]] = {}
+    for name, group in evaluation.defects.items():
+        found.setdefault(procedural.DEFECTS[category][name].modality, []).append(group.values["image_auroc"])
+    return {modality: float(np.mean(values)) for modality, values in found.items()}
+
+
 def _judge(
     extracts: dict[str, Extract], category: str, splits: sample.Splits, progress: Callable[[int], None]
 ) -> dict[str, dict[str, list[float]]]:
@@ -88,15 +101,16 @@ def _judge(
         maps = scoring.Maps(round(good.shape[2] ** 0.5), _SIZE, _SIGMA)
         # Channels of the filter bank are of different kinds, so they are brought to one scale.
         classical = name == "filter_bank"
-        found = []
+        found: list[dict[str, Any]] = []
         for seed in range(_SEEDS.value):
             drawn = episodes.draw(Run(category, _SHOTS.value, seed), len(good))
             distances = np.stack(
                 [np.asarray(_nearest(good[drawn, m], tests[:, m], classical)) for m in range(2)], axis=1
             )
             fused = truth.flatten(map(maps.fused, distances, sizes))
-            found.append(repeats.evaluate(fused[None], truth)[0].all.values)
-        judged[name] = {metric: [values[metric] for values in found] for metric in metrics.NAMES}
+            (evaluation,) = repeats.evaluate(fused[None], truth)
+            found.append({**evaluation.all.values, **_by_modality(category, evaluation)})
+        judged[name] = {column: [values[column] for values in found] for column in COLUMNS}
         progress(len(good) + len(tests))
     return judged
 
@@ -113,12 +127,12 @@ def _run() -> None:
         with console.stage(category, parts * (1 + len(extracts))) as advance:
             for name, values in _judge(extracts, category, split, advance).items():
                 found[name][category] = values
-    print(f"{'':16s}" + "".join(f"{metric:>14s}" for metric in metrics.NAMES))
+    print(f"{'':16s}" + "".join(f"{column:>13s}" for column in COLUMNS))
     for name, table in found.items():
-        means = [np.mean([values[metric] for values in table.values()]) for metric in metrics.NAMES]
-        print(f"{name:16s}" + "".join(f"{mean:14.3f}" for mean in means))
-        for category, values in table.items():
-            print(f"  {category:14s}" + "".join(f"{np.mean(values[metric]):14.3f}" for metric in metrics.NAMES))
+        rows = {name: {column: [values[column] for values in table.values()] for column in COLUMNS}}
+        rows |= {f"  {category}": values for category, values in table.items()}
+        for label, values in rows.items():
+            print(f"{label:16s}" + "".join(f"{np.mean(values[column]):13.3f}" for column in COLUMNS))
     settings = {"shots": _SHOTS.value, "seeds": _SEEDS.value, "input_size": _SIZE, "sigma": _SIGMA}
     archive.write_json(pathlib.Path(_OUTPUT.value) / "encoder_quality.json", {"settings": settings, "results": found})
 

@@ -21,10 +21,15 @@ def waves(angle: float, length: float = 6.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("sigma", [0.8, 2.0])
-def test_the_blur_is_scipys(sigma):
-    image = np.random.default_rng(0).random((20, 31), np.float32)
-    expected = scipy.ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3.0)
+def test_the_blur_is_scipys_over_the_pixels_that_there_are(sigma):
+    image = np.random.default_rng(0).random((20, 31, 2), np.float32)
+
+    def spread(x):
+        return scipy.ndimage.gaussian_filter(x, (sigma, sigma, 0), mode="constant", truncate=8.0)
+
+    expected = spread(image) / spread(np.ones_like(image))
     np.testing.assert_allclose(filter_bank.blur(jnp.asarray(image), sigma), expected, atol=1e-5)
+    np.testing.assert_allclose(filter_bank.blur(jnp.asarray(image[..., 0]), sigma), expected[..., 0], atol=1e-5)
 
 
 def test_there_is_a_descriptor_for_every_patch_row_by_row():

@@ -7,15 +7,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from pirn_jax.encoders import vit
-from tools.pretraining import scenes
+from tools.pretraining import edits, scenes
 from tools.pretraining.teacher import Teacher, target
 
 
-def draw(key: Key[Array, ""], size: int) -> Float[Array, "h w 3"]:
-    """Draws one image in 0..255: an instance of a new family with an edit, as colour image or as normal map."""
-    of_family, of_edit, of_instance, modality = jax.random.split(key, 4)
-    views = scenes.render(scenes.family(of_family, size), of_instance, scenes.edit(of_edit), size)
-    return jnp.where(jax.random.bernoulli(modality), views.rgb, views.normals)
+def draw(key: Key[Array, ""], size: int) -> Float[Array, "2 h w 3"]:
+    """Draws an instance of a new family with an edit: colour image and normal map in 0..255."""
+    of_family, of_edit, of_instance = jax.random.split(key, 3)
+    return jnp.stack(scenes.render(scenes.family(of_family, size), of_instance, edits.draw(of_edit), size))
+
+
+def draw_pair(key: Key[Array, ""], size: int) -> Float[Array, "2 2 h w 3"]:
+    """Draws two good instances of a new family: colour image and normal map of each, in 0..255."""
+    of_family, of_edit, *of_instances = jax.random.split(key, 4)
+    shape, unchanged = scenes.family(of_family, size), {**edits.draw(of_edit), "amount": 0.0}
+    return jnp.stack([jnp.stack(scenes.render(shape, one, unchanged, size)) for one in of_instances])
 
 
 def encode(
@@ -35,12 +41,12 @@ def encode(
 def loss(
     params: Any,
     key: Key[Array, ""],
-    images: Float[Array, "m h w 3"],
+    images: Float[Array, "m 2 h w 3"],
     teacher: Teacher,
     config: vit.ViTConfig,
     blocks: tuple[int, ...],
-) -> Float[Array, ""]:
-    """Share of the variance of the descriptors that the features miss.
+) -> Float[Array, "2"]:
+    """Share of the variance of the descriptors that the features miss, of colour images and of normal maps.
 
     Args:
       params: of the encoder.
@@ -50,6 +56,7 @@ def loss(
       config: the encoder's architecture.
       blocks: whose mean output is trained.
     """
-    features = encode(params, key, images, config, blocks)
-    targets = jax.lax.map(lambda image: target(teacher, image, config.patch), images)
-    return jnp.mean(jnp.sum((features - targets) ** 2, axis=-1)) / teacher.mean.size
+    features = encode(params, key, images.reshape(-1, *images.shape[2:]), config, blocks)
+    targets = jax.lax.map(lambda pair: target(teacher, pair, config.patch), images)
+    missed = jnp.mean(jnp.sum((features.reshape(targets.shape) - targets) ** 2, axis=-1), axis=(0, 2))
+    return missed / jnp.array([one.mean.size for one in teacher])

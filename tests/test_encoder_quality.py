@@ -1,0 +1,46 @@
+"""The judge of encoders: nearest neighbours, and what is reported of them."""
+
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+
+from experiments import encoder_quality
+from pirn_jax.data import mvtec3d, procedural
+
+
+@pytest.mark.parametrize("standardise", [False, True])
+def test_a_patch_is_as_far_as_its_nearest_neighbour(standardise):
+    rng = np.random.default_rng(0)
+    memory, tokens = rng.standard_normal((3, 4, 5)), rng.standard_normal((2, 4, 5))
+    tokens[1, 2] = 7 * memory[2, 3]
+    flat = memory.reshape(-1, 5)
+    mean, deviation = (flat.mean(0), flat.std(0) + 1e-6) if standardise else (0.0, 1.0)
+
+    def unit(x):
+        x = (x - mean) / deviation
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    expected = 1 - np.einsum("pnc,kc->pnk", unit(tokens), unit(flat)).max(-1)
+    found = encoder_quality._nearest(memory.astype(np.float32), tokens.astype(np.float32), standardise)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert standardise or found[1, 2] < 1e-6
+
+
+def test_colour_defects_are_found_by_colours_alone(tmp_path):
+    counts = procedural.Counts(train=4, validation=0, good=4, per_defect=4)
+    procedural.write(tmp_path, categories=("coaster",), counts=counts)
+    splits = mvtec3d.read(tmp_path, ["coaster"])["coaster"]
+
+    def colours(inputs):
+        patches = 1 + inputs.reshape(*inputs.shape[:2], 16, 14, 16, 14, 3).mean((3, 5), dtype=np.float32)
+        patches[:, 1] = 1.0
+        return patches.reshape(*patches.shape[:2], 256, 3)
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS(["test"])
+    with flagsaver.flagsaver(shots=3, seeds=2):
+        found = encoder_quality._judge({"colours": colours}, "coaster", splits, lambda parts: None)["colours"]
+    assert set(found) == set(encoder_quality.COLUMNS)
+    assert all(len(values) == 2 and np.all(np.array(values) <= 1) for values in found.values())
+    assert np.mean(found["colour"]) > np.mean(found["geometry"])
