@@ -1,11 +1,9 @@
-"""The judge of encoders: nearest neighbours, and what is reported of them."""
+"""Inspection by nearest-neighbour patches, and what is reported of it."""
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 
-from experiments import encoder_quality
+from experiments import nearest
 from pirn_jax.data import mvtec3d, procedural
 
 
@@ -22,7 +20,7 @@ def test_a_patch_is_as_far_as_its_nearest_neighbour(standardise):
         return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
     expected = 1 - np.einsum("pnc,kc->pnk", unit(tokens), unit(flat)).max(-1)
-    found = encoder_quality._nearest(memory.astype(np.float32), tokens.astype(np.float32), standardise)
+    found = nearest.nearest(memory.astype(np.float32), tokens.astype(np.float32), standardise)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     assert standardise or found[1, 2] < 1e-6
 
@@ -37,10 +35,7 @@ def test_colour_defects_are_found_by_colours_alone(tmp_path):
         patches[:, 1] = 1.0
         return patches.reshape(*patches.shape[:2], 256, 3)
 
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS(["test"])
-    with flagsaver.flagsaver(shots=3, seeds=2):
-        found = encoder_quality._judge({"colours": colours}, "coaster", splits, lambda parts: None)["colours"]
-    assert set(found) == set(encoder_quality.COLUMNS)
+    found = nearest.judge({"colours": colours}, "coaster", splits, 3, 2, lambda parts: None)["colours"]
+    assert set(found) == set(nearest.COLUMNS)
     assert all(len(values) == 2 and np.all(np.array(values) <= 1) for values in found.values())
     assert np.mean(found["colour"]) > np.mean(found["geometry"])
