@@ -243,9 +243,7 @@ def test_what_varies_between_good_instances_counts_for_less():
     fitted = fit(pairs)
     plain = np.full((2, SIZE, SIZE, 3), 120.0, np.float32)
     redder, greener = (plain + 30 * np.eye(3, dtype=np.float32)[channel] for channel in range(2))
-    same, red, green = (
-        np.asarray(teacher.target(fitted, jnp.asarray(x), PATCH)[0, 5]) for x in (plain, redder, greener)
-    )
+    same, red, green = (target(fitted, image)[0, 5] for image in (plain, redder, greener))
     assert np.linalg.norm(red - same) < 0.7 * np.linalg.norm(green - same)
 
 
