@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,17 @@ _PREPARATION = Preparation(SIZE, plane_tolerance=_PLANE.plane_tolerance, cluster
 COLUMNS = (*metrics.NAMES, "geometry", "colour", "both", "combination")
 """What is reported: metrics of all defects, and the image AUROC of each kind."""
 
-Extract = Callable[[np.ndarray], np.ndarray]
-"""(parts, 2, size, size, 3) uint8 -> (parts, 2, n, c) features."""
+
+class Extractor(NamedTuple):
+    """What turns parts into features.
+
+    Attributes:
+      extract: (parts, 2, size, size, 3) uint8 -> (parts, 2, n, c).
+      standardise: whether channels are of different kinds and have to be brought to one scale.
+    """
+
+    extract: Callable[[np.ndarray], np.ndarray]
+    standardise: bool = False
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -58,7 +67,7 @@ def _by_modality(category: str, evaluation: Evaluation) -> dict[str, float]:
 
 
 def judge(
-    extracts: dict[str, Extract],
+    extractors: dict[str, Extractor],
     category: str,
     splits: sample.Splits,
     shots: int,
@@ -68,7 +77,7 @@ def judge(
     """Metrics of every encoder on one category by name, one value for each seed.
 
     Args:
-      extracts: by the encoder's name; channels of "filter_bank" are of different kinds and brought to one scale.
+      extractors: by the encoder's name.
       category: its name.
       splits: its parts.
       shots: number of good parts that test parts are compared with.
@@ -80,15 +89,14 @@ def judge(
     sizes = [record.source.size() for record in splits.test]
     truth = repeats.prepare([record.defect for record in splits.test], masks, sizes, Settings())
     judged = {}
-    for name, extract in extracts.items():
+    for name, (extract, standardise) in extractors.items():
         good, tests = (np.concatenate([extract(part[None]) for part in parts]) for parts in inputs)
         maps = scoring.Maps(round(good.shape[2] ** 0.5), SIZE, SIGMA)
-        classical = name == "filter_bank"
         found: list[dict[str, Any]] = []
         for seed in range(seeds):
             drawn = episodes.draw(Run(category, shots, seed), len(good))
             distances = np.stack(
-                [np.asarray(nearest(good[drawn, m], tests[:, m], classical)) for m in range(2)], axis=1
+                [np.asarray(nearest(good[drawn, m], tests[:, m], standardise)) for m in range(2)], axis=1
             )
             fused = truth.flatten(map(maps.fused, distances, sizes))
             (evaluation,) = repeats.evaluate(fused[None], truth)

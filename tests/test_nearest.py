@@ -30,12 +30,26 @@ def test_colour_defects_are_found_by_colours_alone(tmp_path):
     procedural.write(tmp_path, categories=("coaster",), counts=counts)
     splits = mvtec3d.read(tmp_path, ["coaster"])["coaster"]
 
+    same = np.random.default_rng(0).random((16, 16, 3))  # in place of every normal map
+
     def colours(inputs):
         patches = 1 + inputs.reshape(*inputs.shape[:2], 16, 14, 16, 14, 3).mean((3, 5), dtype=np.float32)
-        patches[:, 1] = 1.0
+        patches[:, 1] = same
         return patches.reshape(*patches.shape[:2], 256, 3)
 
-    found = nearest.judge({"colours": colours}, "coaster", splits, 3, 2, lambda parts: None)["colours"]
-    assert set(found) == set(nearest.COLUMNS)
-    assert all(len(values) == 2 and np.all(np.array(values) <= 1) for values in found.values())
-    assert np.mean(found["colour"]) > np.mean(found["geometry"])
+    def scaled(inputs):
+        return colours(inputs) * np.array([1, 10, 100], np.float32)
+
+    extractors = {
+        "colours": nearest.Extractor(colours),
+        "standardised": nearest.Extractor(colours, standardise=True),
+        "scaled": nearest.Extractor(scaled, standardise=True),
+    }
+    judged = nearest.judge(extractors, "coaster", splits, 3, 2, lambda parts: None)
+    for found in judged.values():
+        assert set(found) == set(nearest.COLUMNS)
+        assert all(len(values) == 2 and np.all(np.array(values) <= 1) for values in found.values())
+    assert np.mean(judged["colours"]["colour"]) > np.mean(judged["colours"]["geometry"])
+    for column in nearest.COLUMNS:
+        np.testing.assert_allclose(judged["scaled"][column], judged["standardised"][column], atol=1e-3)
+    assert judged["standardised"] != judged["colours"]
