@@ -35,38 +35,41 @@ from tools.pretraining import objective, teacher
 
 _OUTPUT = flags.DEFINE_string("output", "pirn_jax/encoders/builtin.safetensors", "The encoder's file.")
 _WORK = flags.DEFINE_string("work_dir", "outputs/builtin_encoder", "Where the state of an unfinished training is kept.")
-_STEPS = flags.DEFINE_integer("steps", 3600, "Optimiser steps.", lower_bound=2)
+_STEPS = flags.DEFINE_integer("steps", 5600, "Optimiser steps.", lower_bound=2)
 _INSTANCES = flags.DEFINE_integer("instances", 20, "Surfaces a step, each as two images.", lower_bound=1)
 _FAMILIES = flags.DEFINE_integer(
     "families", 320, "Families to whose pairs of good instances teacher and patch embedding are fitted.", lower_bound=2
 )
-_RATE = flags.DEFINE_float("learning_rate", 1e-3, "Highest learning rate.")
+_RATE = flags.DEFINE_float("learning_rate", 3e-3, "Highest learning rate.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, images and windows.")
 _WIDTH = flags.DEFINE_integer("width", 256, "Channels, a multiple of 32.", lower_bound=64)
-_DEPTH = flags.DEFINE_integer("depth", 4, "Blocks; the last two are averaged.", lower_bound=2)
+_DEPTH = flags.DEFINE_integer("depth", 4, "Blocks; the features are the output of the last.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 112, "Side of the training images in pixels, a multiple of 14.", lower_bound=14)
 _KEEP = flags.DEFINE_integer("keep_every", 250, "Steps between kept states and log lines.", lower_bound=1)
 
 _HELD_OUT = 16  # batches that are never trained on
+_EMBEDDED = 0.05  # deviation of what the patch embedding puts out at the start
+_ADDED = 0.1  # scale of what the blocks add to it at the start
 
 State = dict[str, Any]
 """{"params", "optimiser", "teacher", "step", "seconds"}."""
 
 
 def architecture() -> tuple[vit.ViTConfig, tuple[int, ...]]:
-    """The encoder's architecture, with positions for 224 pixels, and the blocks that are averaged."""
+    """The encoder's architecture, with positions for 224 pixels, and the block whose output is the features."""
     config = vit.ViTConfig(
         width=_WIDTH.value, depth=_DEPTH.value, heads=_WIDTH.value // 32, position_grid=16, position_mode="plain"
     )
-    return config, (_DEPTH.value - 1, _DEPTH.value)
+    return config, (_DEPTH.value,)
 
 
 def optimiser() -> optax.GradientTransformation:
-    """AdamW with a warm-up and a cosine decay; matrices only are decayed. All numbers are our choice."""
-    warm = min(100, _STEPS.value // 2)
+    """Muon with a warm-up and a cosine decay; matrices only are decayed. All numbers are our choice."""
+    warm = min(50, _STEPS.value // 2)
     rate = optax.warmup_cosine_decay_schedule(0.0, _RATE.value, warm, _STEPS.value, 0.01 * _RATE.value)
     matrices = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
-    return optax.chain(optax.clip_by_global_norm(3.0), optax.adamw(rate, b2=0.98, weight_decay=0.02, mask=matrices))
+    muon = optax.contrib.muon(rate, adam_b2=0.98, consistent_rms=0.2, weight_decay=0.02, weight_decay_mask=matrices)
+    return optax.chain(optax.clip_by_global_norm(3.0), muon)
 
 
 def draw(key: jax.Array) -> jax.Array:
@@ -84,8 +87,27 @@ def whiten(images: np.ndarray, config: vit.ViTConfig) -> dict[str, jax.Array]:
     patches = pixels.reshape(-1, side, patch, side, patch, 3).swapaxes(2, 3).reshape(-1, 3 * patch**2)
     mean = patches.mean(0)
     values, vectors = np.linalg.eigh(np.cov(patches, rowvar=False))
-    kernel = 0.5 * vectors[:, ::-1][:, : config.width] / np.sqrt(values[::-1][: config.width] + 1e-3)
+    kernel = _EMBEDDED * vectors[:, ::-1][:, : config.width] / np.sqrt(values[::-1][: config.width] + 1e-3)
     return {"kernel": jnp.asarray(kernel, jnp.float32), "bias": jnp.asarray(-mean @ kernel, jnp.float32)}
+
+
+def quieten(params: dict[str, Any], constant: jax.Array) -> None:
+    """Changes weights so that features start as the targets' mean, and what they are made from is small beside it.
+
+    Without a final norm the features are everything that the blocks have added up; what served only as a step on the
+    way has to be taken away again, if it is not small.
+
+    Args:
+      params: of the encoder, changed in place.
+      constant: (c,) the targets' mean.
+    """
+    for number in range(1, _DEPTH.value + 1):
+        block = params[f"block_{number}"]
+        block["scale_1"] *= _ADDED
+        if number < _DEPTH.value:
+            block["scale_2"] *= _ADDED
+        else:
+            block["shrink"] = {"kernel": jnp.zeros_like(block["shrink"]["kernel"]), "bias": constant}
 
 
 def start(key: jax.Array) -> State:
@@ -94,9 +116,10 @@ def start(key: jax.Array) -> State:
     of_weights, of_images, of_teacher = jax.random.split(key, 3)
     make = jax.jit(lambda keys: jax.lax.map(lambda one: objective.draw_pair(one, _SIZE.value), keys))
     pairs = make(jax.random.split(of_images, _FAMILIES.value))
+    fitted = jax.jit(teacher.fit, static_argnums=(2, 3))(pairs, of_teacher, config.patch, config.width)
     params: Any = jax.jit(vit.ViT(config, blocks).init)(of_weights, jnp.zeros((224, 224, 3)))
     params["params"]["embed"] = whiten(np.asarray(pairs).reshape(-1, *pairs.shape[3:]), config)
-    fitted = jax.jit(teacher.fit, static_argnums=(2, 3))(pairs, of_teacher, config.patch, config.width)
+    quieten(params["params"], (fitted[0].constant + fitted[1].constant) / 2.0)
     return {"params": params, "optimiser": optimiser().init(params), "teacher": fitted, "step": 0, "seconds": 0.0}
 
 

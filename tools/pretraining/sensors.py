@@ -2,15 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from pirn_jax.encoders.filter_bank import blur
 from tools.pretraining import draws
-
-
-def _slopes(height: Float[Array, "h w"]) -> tuple[Array, Array]:
-    padded = jnp.pad(height, 1, mode="edge")
-    return (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2.0, (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2.0
 
 
 def photograph(shape: dict[str, Array], key: Key[Array, ""], height: Array, albedo: Array, body: Array) -> Array:
@@ -19,7 +14,7 @@ def photograph(shape: dict[str, Array], key: Key[Array, ""], height: Array, albe
     azimuth = shape["azimuth"] + shape["light_spread"] * jax.random.normal(turned)
     elevation = jnp.clip(shape["elevation"] + 0.3 * shape["light_spread"] * jax.random.normal(raised), 0.4, 1.5)
     lamp = jnp.stack([jnp.cos(azimuth) * jnp.cos(elevation), jnp.sin(azimuth) * jnp.cos(elevation), jnp.sin(elevation)])
-    right, down = _slopes(height)
+    down, right = jnp.gradient(height)
     length = jnp.sqrt(1.0 + right**2 + down**2)
     facing = jnp.maximum((lamp[2] - lamp[0] * right - lamp[1] * down) / length, 0.0)
     half = (lamp + jnp.array([0.0, 0.0, 1.0])) / jnp.linalg.norm(lamp + jnp.array([0.0, 0.0, 1.0]))
@@ -37,7 +32,7 @@ def normal_map(shape: dict[str, Array], key: Key[Array, ""], height: Array, body
     It sees no steep slopes, and loses single pixels and, with some families, small regions.
     """
     of_noise, of_dropout, of_holes = jax.random.split(key, 3)
-    right, down = _slopes(blur(height, shape["normals_blur"]))
+    down, right = jnp.gradient(blur(height, shape["normals_blur"]))
     steep = jnp.hypot(right, down) > shape["steepest"]
     lost = jax.random.uniform(of_dropout, height.shape) < shape["dropout"]
     field = draws.noise(of_holes, height.shape[0], 6.0)
