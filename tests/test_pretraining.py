@@ -17,6 +17,7 @@ from tools.pretraining import edits, objective, scenes, sensors, teacher
 SIZE, PATCH = 56, 14
 describe_colours = jax.jit(teacher.describe_colours, static_argnums=1)
 describe_normals = jax.jit(teacher.describe_normals, static_argnums=1)
+encode = jax.jit(objective.encode, static_argnums=(3, 4))
 
 
 @functools.cache
@@ -131,7 +132,6 @@ def test_the_loss_is_the_share_of_variance_that_features_miss():
     key = jax.random.key(2)
     targets = np.stack([target(fitted, pair) for pair in pairs[:, 0]])
     for modality in range(2):
-        encode = jax.jit(objective.encode, static_argnums=(3, 4))
         missed = np.asarray(encode(params, key, images[:, modality], config, (1,))) - targets[:, modality]
         size = fitted[modality].mean.size
         found = jax.jit(objective.loss, static_argnums=(4, 5))(params, key, images, fitted, config, (1,))
@@ -262,7 +262,6 @@ def test_features_start_as_the_targets_mean_and_differ_a_little(recipe):
     state = train_builtin_encoder.start(jax.random.key(0))
     config, blocks = train_builtin_encoder.architecture()
     images = train_builtin_encoder.draw(jax.random.key(1)).reshape(-1, 28, 28, 3)
-    encode = jax.jit(objective.encode, static_argnums=(3, 4))
     features = np.asarray(encode(state["params"], jax.random.key(2), images, config, blocks))
     away = np.linalg.norm(features - (state["teacher"][0].constant + state["teacher"][1].constant) / 2, axis=-1)
     spread = min(one.mean.size for one in state["teacher"]) ** 0.5  # of targets about their mean
