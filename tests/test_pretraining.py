@@ -251,6 +251,7 @@ def test_what_varies_between_good_instances_counts_for_less():
 def recipe(tmp_path, monkeypatch):
     """Flags of a training of seconds."""
     monkeypatch.setenv("PIRN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(train_builtin_encoder, "_HELD_OUT", 2)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(["test"])
     small = {"steps": 6, "instances": 2, "families": 4, "width": 64, "depth": 2, "size": 28, "keep_every": 2}
