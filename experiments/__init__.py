@@ -1,1 +1,1 @@
-"""What one runs: flags and wiring; everything else is in `pirn_jax`."""
+"""Commands: flags and wiring; everything else is in `pirn_jax`."""

@@ -21,15 +21,28 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments.suites import encoder, latency, metrics, normals, scaling, score, seeds, sinkhorn, table, train
+from experiments.suites import (
+    encoder,
+    latency,
+    metrics,
+    normals,
+    patchcore,
+    scaling,
+    score,
+    seeds,
+    sinkhorn,
+    table,
+    train,
+)
 from pirn_jax import atomic
-from pirn_jax.report import archive, record
+from pirn_jax.study import results, storage
 
 SUITES = {
     "seeds": seeds.measure,
     "train": train.measure,
     "sinkhorn": sinkhorn.measure,
     "score": score.measure,
+    "patchcore": patchcore.measure,
     "latency": latency.measure,
     "encoder": encoder.measure,
     "normals": normals.measure,
@@ -40,7 +53,9 @@ SUITES = {
 _PLOTS = {"scaling": scaling.plot}
 """SVG files of what a suite found, besides its numbers."""
 
-_EXTRAS = dict.fromkeys(("train", "score", "latency", "encoder", "table"), "convert") | {"normals": "open3d"}
+_EXTRAS = dict.fromkeys(("train", "score", "patchcore", "latency", "encoder", "table"), "convert") | {
+    "normals": "open3d"
+}
 
 _SUITE = flags.DEFINE_list("suite", ["seeds"], f"What to measure: {', '.join(SUITES)}.")
 _OUTPUT = flags.DEFINE_string("output_dir", "outputs/benchmark", "Where benchmark.json and plots go.")
@@ -65,7 +80,7 @@ def _row(case: dict[str, float]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Where, when and how the numbers came about: processor, cores, versions, date, command."""
+    """Provenance of the numbers: processor, cores, versions, date, command."""
     cpuinfo = pathlib.Path("/proc/cpuinfo")  # Linux; `platform` knows the model elsewhere only.
     lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -75,7 +90,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "date": datetime.date.today().isoformat(),
         "command": shlex.join(["python", "-m", "experiments.benchmark", *sys.argv[1:]]),
-        "versions": record.versions() | torch,
+        "versions": results.versions() | torch,
     }
 
 
@@ -121,7 +136,7 @@ def main(arguments: list[str]) -> None:
             print(f"{name} {case}: {_row(values)}", flush=True)
         if name in _PLOTS:
             atomic.write_text(output / f"{name}.svg", _PLOTS[name](found[name]))
-    archive.write_json(output / "benchmark.json", {"machine": machine(), "suites": found})
+    storage.write_json(output / "benchmark.json", {"machine": machine(), "suites": found})
 
 
 if __name__ == "__main__":

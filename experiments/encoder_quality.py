@@ -1,69 +1,65 @@
-"""What an encoder's features are worth without any training: nearest-neighbour patches on the built-in parts.
+"""Quality of an encoder's features without any training: nearest patches of good parts on the built-in parts.
 
     python -m experiments.encoder_quality --encoders=filter_bank,random,builtin
 
-Every test patch is scored by its cosine distance to the nearest patch of the good parts, so the numbers judge the
-features alone. The filter bank is the classical descriptor that a learned encoder has to beat. Beside the usual metrics
-stands the image AUROC of each kind of defect, by the modality that it shows in.
+Each encoder is a study of `patchcore` whose bank keeps all patches, so the numbers judge the features alone. The filter
+bank is the classical descriptor that a learned encoder has to beat; its channels are of unequal units and are
+standardised. Beside the usual metrics stands the image AUROC of each kind of defect, by the modality that it shows in.
 """
 
-import functools
 import pathlib
 
-import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import console, nearest
-from pirn_jax import cache, features
-from pirn_jax.data import mvtec3d, procedural
-from pirn_jax.encoders import filter_bank, pretrained
-from pirn_jax.protocol import parallel
-from pirn_jax.report import archive
+from experiments.by_modality import COLUMNS, table
+from pirn_jax import cache
+from pirn_jax.data import catalogue, mvtec3d, procedural
+from pirn_jax.encoders import pretrained
+from pirn_jax.inputs import Preparation
+from pirn_jax.methods import patchcore
+from pirn_jax.study import run, storage
+from pirn_jax.study.spec import Spec
+from pirn_jax.training import parallel
+from tools import console
 
-_ENCODERS = flags.DEFINE_list("encoders", ["filter_bank", "random", "builtin"], "filter_bank, or as in fewshot.")
+_ENCODERS = flags.DEFINE_list("encoders", ["filter_bank", "random", "builtin"], "As in fewshot.")
 _CATEGORIES = flags.DEFINE_list("categories", [], "Built-in categories; all by default.")
 _SHOTS = flags.DEFINE_integer("shots", 10, "Number of good parts.", lower_bound=1)
 _PARTS_SEED = flags.DEFINE_integer("parts_seed", 0, "Seed of the parts; on parts of seed 7 `builtin` was developed.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "How many random draws of the good parts.", lower_bound=1)
-_OUTPUT = flags.DEFINE_string("output_dir", "outputs/encoder_quality", "Where encoder_quality.json goes.")
-
-_PATCH = 14
+_OUTPUT = flags.DEFINE_string("output_dir", "outputs/encoder_quality", "Where the studies and encoder_quality.json go.")
 
 
-def _load(name: str) -> nearest.Extractor:
-    if name == "filter_bank":
-        describe = jax.jit(jax.vmap(lambda image: filter_bank.describe(image, _PATCH)))
-
-        def extract(inputs: np.ndarray) -> np.ndarray:
-            flat = np.asarray(describe(inputs.reshape(-1, nearest.SIZE, nearest.SIZE, 3) / np.float32(255)))
-            return flat.reshape(*inputs.shape[:2], *flat.shape[1:])
-
-        return nearest.Extractor(extract, standardise=True)
-    return nearest.Extractor(functools.partial(features.encode, pretrained.load(name)))
+def _spec(name: str) -> Spec:
+    known = catalogue.DATASETS[catalogue.BUILT_IN]
+    preparation = Preparation(plane_tolerance=known.plane_tolerance, cluster_reach=known.cluster_reach)
+    config = patchcore.Config(standardise=name == "filter_bank")
+    encoder = pretrained.load(name)
+    shots, seeds = (_SHOTS.value,), _SEEDS.value
+    return Spec(catalogue.BUILT_IN, shots, seeds, "patchcore", config, None, encoder, preparation)
 
 
 def _run() -> None:
-    home, shots, seeds = cache.cache_directory(), _SHOTS.value, _SEEDS.value
+    home, output = cache.cache_directory(), pathlib.Path(_OUTPUT.value)
     parallel.keep_compiled(home / "xla")
-    categories = _CATEGORIES.value or procedural.CATEGORIES
-    extractors = {name: _load(name) for name in _ENCODERS.value}
-    found: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in extractors}
-    splits = mvtec3d.read(procedural.ensure(home, categories=categories, seed=_PARTS_SEED.value), categories)
-    for category, split in splits.items():
-        parts = len(split.train) + len(split.test)
-        with console.stage(category, parts * (1 + len(extractors))) as advance:
-            for name, values in nearest.judge(extractors, category, split, shots, seeds, advance).items():
-                found[name][category] = values
-    print(f"{'':16s}" + "".join(f"{column:>13s}" for column in nearest.COLUMNS))
-    for name, table in found.items():
-        rows = {name: {column: [values[column] for values in table.values()] for column in nearest.COLUMNS}}
-        rows |= {f"  {category}": values for category, values in table.items()}
+    specs = {name: _spec(name) for name in _ENCODERS.value}
+    categories = _CATEGORIES.value or list(procedural.CATEGORIES)
+    with console.stage("built-in parts", 1) as advance:
+        splits = mvtec3d.read(procedural.ensure(home, categories=categories, seed=_PARTS_SEED.value), categories)
+        advance(1)
+    found = {
+        name: table(run.run(spec, splits, output / name.replace("/", "_"), console.stage)[0])
+        for name, spec in specs.items()
+    }
+    print(f"{'':16s}" + "".join(f"{column:>13s}" for column in COLUMNS))
+    for name, categories in found.items():
+        rows = {name: {column: [values[column] for values in categories.values()] for column in COLUMNS}}
+        rows |= {f"  {category}": values for category, values in categories.items()}
         for label, values in rows.items():
-            print(f"{label:16s}" + "".join(f"{np.mean(values[column]):13.3f}" for column in nearest.COLUMNS))
-    settings = {"shots": shots, "seeds": seeds, "parts_seed": _PARTS_SEED.value}
-    settings |= {"input_size": nearest.SIZE, "sigma": nearest.SIGMA}
-    archive.write_json(pathlib.Path(_OUTPUT.value) / "encoder_quality.json", {"settings": settings, "results": found})
+            print(f"{label:16s}" + "".join(f"{np.mean(values[column]):13.3f}" for column in COLUMNS))
+    settings = {"shots": _SHOTS.value, "seeds": _SEEDS.value, "parts_seed": _PARTS_SEED.value}
+    storage.write_json(output / "encoder_quality.json", {"settings": settings, "results": found})
 
 
 def main(arguments: list[str]) -> None:

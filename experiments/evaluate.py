@@ -8,37 +8,60 @@ shots, --maps=<its output>/maps/10. Prints a table for each category and writes 
 with status 1 and a list of all that is wrong if a map is missing, left over, does not fit or holds NaN.
 """
 
+import functools
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import app, flags
 
 import pirn_jax
-from experiments import console, metric_settings, parts
+from experiments import metric_settings
 from pirn_jax.data import maps, sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record, Splits
-from pirn_jax.protocol import evaluation
-from pirn_jax.protocol.evaluation import Evaluation, Group, Part, Settings
-from pirn_jax.report import archive
+from pirn_jax.metrics import ground_truth, streamed
+from pirn_jax.metrics.evaluation import Breakdown, Evaluation, MetricSettings
+from pirn_jax.metrics.ground_truth import GroundTruth
+from pirn_jax.metrics.streamed import StoredMap
+from pirn_jax.study import storage
+from tools import console, dataset_flags
 
 _MAPS = flags.DEFINE_string("maps", None, "Folder of the maps, with one folder for each category.", required=True)
 _SEED = flags.DEFINE_integer("seed", None, "Whose maps to take where the maps of several seeds lie in seed-N/.")
 _OUTPUT = flags.DEFINE_string("output_dir", ".", "Folder that evaluate.json is written to.")
 
 
-def _part(record: Record, path: pathlib.Path) -> Part:
-    def load() -> tuple[np.ndarray, tuple[int, int], np.ndarray | None]:
-        size = record.source.size()
-        return maps.read(path), size, sample.load_gt(record, size)
+def _truth(records: Sequence[Record], settings: MetricSettings) -> tuple[GroundTruth, list[tuple[int, int]]]:
+    """Ground truth of a category's test samples, and the sizes of their images; each mask is read once.
 
-    return Part(str(path), record.defect, load)
+    Raises:
+      InputError: with all problems of the masks.
+    """
+    problems, sizes = Problems(), []
+
+    def masks() -> Iterator[np.ndarray | None]:
+        for record, size in zip(records, sizes, strict=True):
+            mask = None
+            with problems.collecting():
+                mask = sample.load_gt(record, size)
+            yield mask
+
+    for record in records:
+        sizes.append((1, 1))
+        with problems.collecting():
+            sizes[-1] = record.source.size()
+    problems.check()
+    truth = ground_truth.prepare([record.defect for record in records], masks(), sizes, settings)
+    problems.check()
+    return truth, sizes
 
 
-def _evaluate(splits: Mapping[str, Splits], settings: Settings, problems: Problems) -> Iterator[tuple[str, Evaluation]]:
+def _evaluate(
+    splits: Mapping[str, Splits], settings: MetricSettings, problems: Problems
+) -> Iterator[tuple[str, Evaluation]]:
     """Evaluations by category; of categories with a problem there is none."""
     for category, split in splits.items():
         with problems.collecting():
@@ -47,9 +70,13 @@ def _evaluate(splits: Mapping[str, Splits], settings: Settings, problems: Proble
             paths = maps.find(pathlib.Path(_MAPS.value), category, split.test, _SEED.value, problems)
             if not paths:
                 continue
-            some = [_part(record, path) for record, path in zip(split.test, paths, strict=True)]
-            with console.stage(category, 2 * len(some)) as advance:
-                found = evaluation.evaluate(some, settings, problems, advance)
+            truth, sizes = _truth(split.test, settings)
+            stored = [
+                StoredMap(str(path), size, functools.partial(maps.read, path))
+                for path, size in zip(paths, sizes, strict=True)
+            ]
+            with console.stage(category, 2 * len(stored)) as advance:
+                found = streamed.evaluate(stored, truth, problems, advance)
             if found is not None:
                 yield category, found
 
@@ -63,7 +90,7 @@ def table(found: Evaluation) -> list[list[str]]:
     return rows
 
 
-def _cells(group: Group, names: list[str]) -> list[str]:
+def _cells(group: Breakdown, names: list[str]) -> list[str]:
     values = [group.values.get(name) for name in names]
     texts = [
         "-" if value is None else f"{value:.4g}" if "threshold" in name else f"{value:.4f}"
@@ -80,7 +107,7 @@ def means(found: Mapping[str, Evaluation]) -> dict[str, float | None]:
     return {name: float(np.mean(values)) if values else None for name, values in defined.items()}
 
 
-def _print(category: str, found: Evaluation, settings: Settings) -> None:
+def _print(category: str, found: Evaluation, settings: MetricSettings) -> None:
     rows = table(found)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     print(f"{category}: {found.good_parts} good parts")
@@ -96,7 +123,7 @@ def _run() -> int:
     settings, problems, output = metric_settings.read(), Problems(), pathlib.Path(_OUTPUT.value)
     # What cannot be written should be known before an hour of reading.
     output.mkdir(parents=True, exist_ok=True)
-    splits = parts.find(problems)
+    splits = dataset_flags.find(problems)
     found = {}
     for category, of_category in _evaluate(splits, settings, problems):
         found[category] = of_category
@@ -110,13 +137,13 @@ def _run() -> int:
     result: dict[str, Any] = {
         "schema": 1,
         "pirn_jax": pirn_jax.__version__,
-        "dataset": parts.FLAGS.dataset,
+        "dataset": dataset_flags.FLAGS.dataset,
         "maps": _MAPS.value,
         "settings": settings.describe(),
         "categories": {category: of_category.as_json() for category, of_category in found.items()},
         "mean": mean,
     }
-    archive.write_json(output / "evaluate.json", result)
+    storage.write_json(output / "evaluate.json", result)
     return 0
 
 

@@ -1,92 +1,113 @@
 """Few-shot inspection: learn from a few good parts, mark the defects of others.
 
     python -m experiments.fewshot --shots=10 --seeds=10
+    python -m experiments.fewshot --method=patchcore --coreset=.1
 
-Trains PIRN on every category for every seed and writes results.json, results.csv, report.html, anomaly maps and
+Trains a method on every category for every seed and writes results.json, results.csv, report.html, anomaly maps and
 trained parameters to --output_dir. Without a data set it generates the built-in parts. The same command continues an
 interrupted study.
 """
 
 import math
 import pathlib
+import re
 
 from absl import app, flags
 
-from experiments import console, hyperparameters, metric_settings, parts, processes
-from pirn_jax import cache, study
+from experiments import hyperparameters, metric_settings, processes
+from pirn_jax import cache, features, scoring
 from pirn_jax.data import procedural
 from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Splits
 from pirn_jax.encoders import pretrained
-from pirn_jax.protocol import parallel
-from pirn_jax.report import archive, finished, gallery, pictures, sweep, tables, tracking
-from pirn_jax.spec import Spec
+from pirn_jax.report import finished, gallery, pictures, sweep, tables, tracking
+from pirn_jax.study import grid, results, run, storage
+from pirn_jax.study.spec import MODALITIES, Spec
+from pirn_jax.training import parallel
+from tools import console, dataset_flags
 
 _DEBUG_COUNTS = procedural.Counts(train=4, validation=1, good=4, per_defect=1)
 
 flags.DEFINE_list("shots", ["10"], "Numbers of good parts to learn from.")
 flags.DEFINE_integer("seeds", 10, "How many random draws of the good parts.", lower_bound=1)
-flags.DEFINE_enum("method", "pirn", list(study.METHODS), "Method.")
 flags.DEFINE_string(
     "encoder", "builtin", f"Frozen encoder: {', '.join(pretrained.NAMES)}, or a file of tools/convert_dinov2.py."
 )
-flags.DEFINE_list("blocks", None, "Blocks of the encoder that are averaged, from 1; by default those its file names.")
+flags.DEFINE_string(
+    "blocks", None, "Blocks of the encoder that are averaged, from 1, as 2-10 or 2,3,4; groups of layers as 2-5/6-9."
+)
+flags.DEFINE_list("modalities", list(MODALITIES), "Modalities: rgb, geometry, or both.")
+flags.DEFINE_enum("background", "keep", features.BACKGROUNDS, "Whether patches off the part count.")
 flags.DEFINE_float("sigma", 4.0, "Gaussian on anomaly maps, in pixels of the encoder's input.", lower_bound=0.0)
+flags.DEFINE_enum("fusion", "sum", scoring.FUSIONS, "Sum of maps, or of maps divided by what good parts reach.")
 flags.DEFINE_string("output_dir", None, "Where results go; by default outputs/ and the name of the study.")
+flags.DEFINE_float("checkpoint_minutes", 2.0, "Least time between checkpoints within a group of runs.", lower_bound=0.0)
 flags.DEFINE_enum("save_maps", "first", ("none", "first", "all"), "Seeds whose fused anomaly maps are written.")
 flags.DEFINE_bool("tensorboard", False, "Also write event files of TensorBoard, to tensorboard/ in --output_dir.")
 flags.DEFINE_bool("debug", False, "A study of under a minute: built-in parts, 2 shots, 2 seeds, 2 epochs.")
 flags.DEFINE_integer("cell", None, "Of a grid of hyperparameters, run this cell alone, from 0.", lower_bound=0)
 
 FLAGS = flags.FLAGS
+_HELP = ("tools.dataset_flags", "experiments.metric_settings", "experiments.processes", "experiments.hyperparameters")
 
 
 def _apply_debug() -> None:
     """Shrinks the study; flags that were given keep their values."""
-    for name, value in {"shots": ["2"], "seeds": 2, "epochs": (2,)}.items():
+    smaller = {"shots": ["2"], "seeds": 2} | ({"epochs": (2,)} if hyperparameters.preset().recipe else {})
+    for name, value in smaller.items():
         if not FLAGS[name].present:
             FLAGS[name].value = value
 
 
-def _blocks() -> tuple[int, ...] | None:
-    if FLAGS.blocks is None:
+def parse_blocks(text: str | None) -> tuple[tuple[int, ...], ...] | None:
+    """Layer groups such as 2-10, 2,3,4 or 2-5/6-9.
+
+    Raises:
+      ValueError: if the text is none.
+    """
+    if text is None:
         return None
-    if not all(text.isdecimal() for text in FLAGS.blocks):
-        raise ValueError(f"--blocks={','.join(FLAGS.blocks)}: give numbers of blocks, from 1")
-    return tuple(map(int, FLAGS.blocks))
+    groups = []
+    for group in text.split("/"):
+        numbers: list[int] = []
+        for part in group.split(","):
+            ends = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+            if not ends or int(ends[1]) < 1 or int(ends[2] or ends[1]) < int(ends[1]):
+                raise ValueError(f"--blocks={text}: give numbers of blocks, from 1, as 2-10, 2,3,4 or 2-5/6-9")
+            numbers += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
+        groups.append(tuple(numbers))
+    return tuple(groups)
 
 
 def _specs() -> dict[str, Spec]:
-    """What to do, by the name of the cell; a single one is named ""."""
-    preparation, cells = parts.preparation(), hyperparameters.cells()
+    """Studies by the name of the cell; a single one is named ""."""
+    preparation, cells = dataset_flags.preparation(), hyperparameters.cells()
     try:
         shots = tuple(int(text) for text in FLAGS.shots if text.isdecimal() and int(text) > 0)
         if not shots or len(set(shots)) < len(FLAGS.shots):
             raise ValueError(f"--shots={','.join(FLAGS.shots)}: give one or more different whole numbers above zero")
         if not math.isfinite(FLAGS.sigma):
             raise ValueError(f"--sigma={FLAGS.sigma}: give a number of pixels, 0 for no smoothing")
-        encoder = pretrained.load(FLAGS.encoder, _blocks())
-        if FLAGS.input_size % encoder.config.patch:
-            raise ValueError(
-                f"--input_size={FLAGS.input_size} is no multiple of the patch, {encoder.config.patch} pixels"
-            )
-        for config, _ in cells.values():
-            if encoder.config.width % config.heads:
-                raise ValueError(
-                    f"--heads={config.heads} does not divide the {encoder.config.width} channels of the encoder"
-                )
+        encoder = pretrained.load(FLAGS.encoder, parse_blocks(FLAGS.blocks))
+        before = FLAGS.dataset, shots, FLAGS.seeds, FLAGS.method
+        after = encoder, preparation, FLAGS.preset, tuple(FLAGS.modalities), FLAGS.background, FLAGS.sigma, FLAGS.fusion
+        return {
+            name: Spec(*before, config, recipe, *after, dataset_flags.options(), metric_settings.read())
+            for name, (config, recipe) in cells.items()
+        }
     except ValueError as error:
         raise InputError(str(error)) from error
-    before = FLAGS.dataset, shots, FLAGS.seeds, FLAGS.method
-    after = encoder, preparation, FLAGS.sigma, parts.options(), metric_settings.read()
-    return {name: Spec(*before, config, recipe, *after) for name, (config, recipe) in cells.items()}
 
 
 def _output_directory(spec: Spec) -> pathlib.Path:
     if FLAGS.output_dir is not None:
         return pathlib.Path(FLAGS.output_dir)
     name = f"{spec.dataset.replace(':', '-').replace('/', '-')}-{'-'.join(map(str, spec.shots))}shots-{spec.seeds}seeds"
-    return pathlib.Path("outputs") / "-".join([name, *hyperparameters.grid(), *["debug"] * FLAGS.debug])
+    # The default method's and preset's names go without saying.
+    chosen = [
+        value for value, flag in ((spec.method, "method"), (spec.preset, "preset")) if value != FLAGS[flag].default
+    ]
+    return pathlib.Path("outputs") / "-".join([name, *chosen, *hyperparameters.grid(), *["debug"] * FLAGS.debug])
 
 
 def _chosen(specs: dict[str, Spec]) -> dict[str, Spec]:
@@ -99,56 +120,59 @@ def _chosen(specs: dict[str, Spec]) -> dict[str, Spec]:
     return {name: specs[name]}
 
 
-def _write_outputs(spec: Spec, splits: dict[str, Splits], output: pathlib.Path, results, groups) -> None:
-    scored = {run: part for group in groups for run, part in zip(group.runs, group.distances, strict=True)}
+def _write_outputs(spec: Spec, splits: dict[str, Splits], output: pathlib.Path, content, groups) -> None:
+    scored = {
+        run: (distances, scales)
+        for group in groups
+        for run, distances, scales in zip(group.runs, group.distances, group.scales, strict=True)
+    }
     tests = {category: split.test for category, split in splits.items()}
     first = [run for run in scored if run.seed == 0]
     wanted = {"none": [], "first": first, "all": list(scored)}[FLAGS.save_maps]
     with console.stage("anomaly maps", len(wanted)) as advance:
         for run in wanted:
-            archive.save_maps(output, run, tests[run.category], scored[run], spec.maps)
+            storage.save_maps(output, run, tests[run.category], *scored[run], spec.maps)
             advance(1)
     with console.stage("report", len(splits)) as advance:
         galleries = []
         for run in first:
             if run.shots == max(spec.shots):
-                galleries.append(gallery.build(run, tests[run.category], scored[run], spec.maps, spec.preparation))
+                galleries.append(gallery.build(run, tests[run.category], *scored[run], spec))
                 advance(1)
         pictures.save(output / finished.GALLERY, galleries)
-    tables.write_csv(results, output / "results.csv")
-    archive.write_json(output / "results.json", results)
+    tables.write_csv(content, output / "results.csv")
+    storage.write_json(output / results.RESULTS, content)
     finished.write_page(output)
-    tracking.write_lines(output, results["settings"])
+    tracking.write_lines(output, content["settings"])
     if FLAGS.tensorboard:
-        tracking.write_events(output, results["settings"], galleries)
+        tracking.write_events(output, content["settings"], galleries)
 
 
 def _run() -> None:
+    hyperparameters.apply_preset()
     if FLAGS.debug:
         _apply_debug()
-    parallel.keep_compiled(cache.cache_directory() / "xla")
     if FLAGS.tensorboard:
         tracking.require()
+    processes.connect()
+    parallel.keep_compiled(cache.cache_directory() / "xla")
     specs = _specs()
     output = _output_directory(next(iter(specs.values())))
     chosen = {output / name: spec for name, spec in _chosen(specs).items()}
-    splits = parts.read(_DEBUG_COUNTS if FLAGS.debug else procedural.DEFAULT_COUNTS)
-    team = processes.team(output)
-    grid = hyperparameters.grid()
-    if grid and team.index == 0:
-        sweep.write_plan(output, grid)
-    results = {}
-    with team.at_work():
-        for (path, spec), (results, groups) in zip(
-            chosen.items(), study.run_all(chosen, splits, console.stage, team), strict=True
-        ):
-            if team.index == 0:
-                _write_outputs(spec, splits, path, results, groups)
-                if grid:
-                    sweep.write(output)
-    if team.index == 0:
-        table = sweep.format_table(sweep.read(output)) if grid else tables.format_table(results)
-        print(f"{table}\n\n{output / (sweep.PAGE if grid else 'report.html')} shows it.")
+    splits = dataset_flags.read(_DEBUG_COUNTS if FLAGS.debug else procedural.DEFAULT_COUNTS)
+    parameters, writes = hyperparameters.grid(), parallel.process()[0] == 0
+    if parameters and writes:
+        grid.write_plan(output, parameters)
+    content = {}
+    studies = run.run_all(chosen, splits, console.stage, 60 * FLAGS.checkpoint_minutes)
+    for (path, spec), (content, groups) in zip(chosen.items(), studies, strict=True):
+        if writes:
+            _write_outputs(spec, splits, path, content, groups)
+            if parameters:
+                sweep.write(output)
+    if writes:
+        table = sweep.format_table(grid.read(output)) if parameters else tables.format_table(content)
+        print(f"{table}\n\n{output / (sweep.PAGE if parameters else 'report.html')} shows it.")
 
 
 def main(arguments: list[str]) -> None:
@@ -157,10 +181,11 @@ def main(arguments: list[str]) -> None:
         _run,
         arguments,
         places="--output_dir and PIRN_CACHE",
-        interrupted="interrupted; the same command continues after the last finished group of runs",
+        interrupted="interrupted; the same command continues after the last checkpoint",
         refusals=(InputError, FloatingPointError),
     )
 
 
 if __name__ == "__main__":
+    console.define_help(*_HELP, *hyperparameters.help_groups())
     app.run(main)

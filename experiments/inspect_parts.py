@@ -16,15 +16,15 @@ import numpy as np
 import tifffile
 from absl import app, flags
 
-from experiments import console, parts
-from pirn_jax import atomic, cache, inputs, inspector
+from pirn_jax import atomic, cache, inputs
 from pirn_jax.data import folder
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
-from pirn_jax.inputs import Preparation
-from pirn_jax.inspector import Inspector
-from pirn_jax.protocol import parallel
-from pirn_jax.protocol.episodes import Run
+from pirn_jax.inspection import inspector
+from pirn_jax.inspection.inspector import Inspector
+from pirn_jax.training import parallel
+from pirn_jax.training.episodes import Run
+from tools import console, dataset_flags
 
 _RUN = flags.DEFINE_string("run", None, "The study: an --output_dir of experiments.fewshot.", required=True)
 _CATEGORY = flags.DEFINE_string("category", None, "Whose training to take; needed where the study has several.")
@@ -35,17 +35,18 @@ _PARTS = flags.DEFINE_string("parts", None, "Folder of new parts: rgb/ and one o
 _OUTPUT = flags.DEFINE_string("output_dir", "outputs/inspection", "Folder that scores.csv and maps/ are written to.")
 
 FLAGS = flags.FLAGS
-_OF_STUDY = ("light", "normals", "normals_neighbours", "foreground", "plane_tolerance", "cluster_reach", "input_size")
+_OF_STUDY = ("light", "geometry", "normals", "normals_neighbours", "foreground")
+_OF_STUDY += ("plane_tolerance", "cluster_reach", "input_size")
 _SHOWN = 20
 
 
 class Found(NamedTuple):
-    """What is found on one part.
+    """Result of one part.
 
     Attributes:
       part: its id.
-      score: the maximum of its map.
-      row: where that is, in pixels of its image.
+      score: its image score.
+      row: of the map's maximum, in pixels of its image.
       column: likewise.
     """
 
@@ -77,30 +78,31 @@ def _take_from_study(ready: Inspector) -> None:
     if not FLAGS["dataset"].present:
         FLAGS["dataset"].value = ready.settings["dataset"]
     if not FLAGS["xyz_unit"].present:
-        names = {metres: name for name, metres in parts.UNITS.items()}
+        names = {metres: name for name, metres in dataset_flags.UNITS.items()}
         FLAGS["xyz_unit"].value = names.get(ready.settings["xyz_unit"])
 
 
 def _find(category: str, problems: Problems) -> list[Record]:
     if _PARTS.value is None:
-        return parts.find(problems)[category].test
+        return dataset_flags.find(problems)[category].test
     for name in ("dataset", "data_dir"):
         if FLAGS[name].present:
             raise InputError(f"--{name} and --parts: give one, the test parts of a data set or a folder of new ones")
-    return folder.read_new(pathlib.Path(_PARTS.value), parts.options(), problems)
+    return folder.read_new(pathlib.Path(_PARTS.value), dataset_flags.options(), problems)
 
 
-def _inspect(ready: Inspector, record: Record, preparation: Preparation, output: pathlib.Path) -> tuple[Found, str]:
-    """What is found on a part, whose map is written, and what the user should know of it."""
-    problems = Problems()
+def _inspect(ready: Inspector, record: Record, output: pathlib.Path) -> tuple[Found, str]:
+    """Result of a part, whose map is written, and a sentence for the user, empty if there is nothing to say."""
+    problems, preparation = Problems(), ready.spec.preparation
     (name,) = inputs.identify([record], preparation, problems)
     problems.check()
     seen = inputs.load(record, name, preparation, cache.cache_directory())
-    scores = np.asarray(ready(seen.values[None], record.source.size()).maps[0])
+    found = ready(seen.values[None], seen.mask[None], record.source.size())
+    scores = np.asarray(found.maps[0])
     with atomic.replacing(output / "maps" / record.category / f"{record.id}.tiff") as file:
         tifffile.imwrite(file, scores)
     row, column = np.unravel_index(scores.argmax(), scores.shape)
-    return Found(record.id, float(scores.max()), int(row), int(column)), seen.note
+    return Found(record.id, float(found.scores[0]), int(row), int(column)), seen.note
 
 
 def _print(found: Sequence[Found]) -> None:
@@ -115,8 +117,8 @@ def _run() -> None:
     directory, output, problems = pathlib.Path(_RUN.value), pathlib.Path(_OUTPUT.value), Problems()
     ready = inspector.load(directory, _choose(directory), _ENCODER.value)
     _take_from_study(ready)
-    # The same as the study's; asks for Open3D if that takes it.
-    preparation = parts.preparation()
+    # Asks for Open3D if the study took it.
+    dataset_flags.preparation()
     inspected: dict[Record, tuple[Found, str]] = {}
     records = _find(ready.run.category, problems)
     if not records and not problems.found:
@@ -124,7 +126,7 @@ def _run() -> None:
     with console.stage("inspection", len(records)) as advance:
         for record in records:
             with problems.collecting():
-                inspected[record] = _inspect(ready, record, preparation, output)
+                inspected[record] = _inspect(ready, record, output)
             advance(1)
     found = sorted((one for one, _ in inspected.values()), key=lambda one: -one.score)
     if found:
@@ -132,7 +134,7 @@ def _run() -> None:
         _print(found)
         print(f"\n{output / 'scores.csv'} holds all {len(found)} scores, {output / 'maps'} the maps.")
     notes = inputs.summarise(list(inspected), [note for _, note in inspected.values()])
-    for note in filter(None, (ready.encoder.note, *notes)):
+    for note in filter(None, (ready.spec.encoder.note, *notes)):
         print(f"note: {note}")
     problems.check()
 

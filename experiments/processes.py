@@ -1,55 +1,52 @@
-"""Flags of the processes that share a study, and how SLURM and Kubernetes tell them."""
+"""Flags of several processes that share a study, by `jax.distributed`."""
 
 import os
-import pathlib
 from collections.abc import Mapping
 
 from absl import flags
 
 from pirn_jax.data.problems import InputError
-from pirn_jax.processes import Team
+from pirn_jax.training import parallel
 
-flags.DEFINE_integer("num_processes", None, "Processes that share the study; by default SLURM's, or 1.", lower_bound=1)
-flags.DEFINE_integer(
-    "process_id", None, "Of this one, from 0; by default SLURM's, or that of a Kubernetes Job.", lower_bound=0
-)
-flags.DEFINE_float(
-    "patience", 120.0, "Seconds without a sign of life after which another process counts as dead.", lower_bound=1.0
-)
+flags.DEFINE_string("coordinator_address", None, "host:port of process 0; told by SLURM, Open MPI and Kubernetes.")
+flags.DEFINE_integer("num_processes", None, "Processes that share the study; told likewise.", lower_bound=1)
+flags.DEFINE_integer("process_id", None, "Number of this process, from 0; told likewise.", lower_bound=0)
 
 FLAGS = flags.FLAGS
+_NAMES = ("coordinator_address", "num_processes", "process_id")
+_COUNTS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+"""Variables in which launchers tell the number of processes; without one of them this process is alone."""
 
 
-def team(output: pathlib.Path, environment: Mapping[str, str] = os.environ) -> Team:
-    """This process among those that share the study in a directory.
+def connect(environment: Mapping[str, str] = os.environ) -> None:
+    """Joins the processes of the study, if there are several.
 
     Raises:
-      InputError: if one of number and id is missing, or they do not fit.
+      InputError: if flags do not fit, or the processes cannot be joined.
     """
-    index, count = _detect(environment)
-    index = index if FLAGS.process_id is None else FLAGS.process_id
-    count = count if FLAGS.num_processes is None else FLAGS.num_processes
-    if index is None and count in (None, 1):
-        return Team()
-    if index is None or count is None:
-        missing = "--process_id" if index is None else "--num_processes"
-        raise InputError(f"{missing}: neither given nor told by SLURM or Kubernetes; give it")
+    address, count, index = FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id
+    given = dict(zip(_NAMES, (address, count, index), strict=True))
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if len(missing) == len(given):
+        if detected(environment):
+            parallel.connect(None, None, None)
+        return
+    if missing:
+        raise InputError(f"{', '.join(missing)}: not given; without a launcher that tells them give all three")
     if index >= count:
         raise InputError(
             f"--process_id={index}: with --num_processes={count} ids go from 0 to {count - 1}; give one of them"
         )
-    return Team(output / "processes", index, count, FLAGS.patience)
+    if count > 1:
+        parallel.connect(address, count, index)
 
 
-def _detect(environment: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """Id of this process and number of processes, None where nobody tells.
+def detected(environment: Mapping[str, str]) -> bool:
+    """True if a launcher has started several processes: `srun`, `mpirun`, or an indexed Kubernetes Job.
 
-    SLURM tells the number of a step's processes to those that `srun` starts, and not to the script of a job, which is
-    one process. A Kubernetes Job with `completionMode: Indexed` tells each of its pods its index, but not their number:
-    without --num_processes its pods are taken for studies of their own.
+    The script of a SLURM job is one process; `srun` tells those that it starts how many they are. JAX asks the
+    Kubernetes API for the rest, which needs its `kubernetes` package.
     """
-    if "SLURM_STEP_NUM_TASKS" in environment and "SLURM_PROCID" in environment:
-        return int(environment["SLURM_PROCID"]), int(environment["SLURM_STEP_NUM_TASKS"])
-    if "JOB_COMPLETION_INDEX" in environment and FLAGS.num_processes is not None:
-        return int(environment["JOB_COMPLETION_INDEX"]), None
-    return None, None
+    counts = [int(environment[name]) for name in _COUNTS if environment.get(name, "").isdecimal()]
+    indexed = "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment
+    return any(count > 1 for count in counts) or indexed

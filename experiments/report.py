@@ -12,9 +12,10 @@ import pathlib
 
 from absl import app, flags
 
-from experiments import console
 from pirn_jax.data.problems import InputError
 from pirn_jax.report import comparison, finished, sweep
+from pirn_jax.study import grid, results
+from tools import console
 
 _PAGE = flags.DEFINE_string("page", None, "The page to write; default RUN/report.html, for several runs compare.html.")
 
@@ -31,13 +32,13 @@ def _run(arguments: list[str]) -> pathlib.Path:
         raise InputError("no run given; give one or more output directories of experiments.fewshot")
     if len({directory.resolve() for directory in directories}) < len(directories):
         raise InputError(f"{', '.join(arguments)}: a run is given twice; give different output directories")
-    if len(directories) == 1 and (directories[0] / sweep.PLAN).is_file():
+    if len(directories) == 1 and (directories[0] / grid.PLAN).is_file():
         return sweep.write(directories[0])
     if len(directories) == 1:
         return finished.write_page(directories[0], pathlib.Path(_PAGE.value) if _PAGE.value else None)
     output = pathlib.Path(_PAGE.value or "compare.html")
-    results = [finished.read_results(directory) for directory in directories]
-    comparison.write_page(output, dict(zip(_names(directories), results, strict=True)))
+    found = [results.read(directory) for directory in directories]
+    comparison.write_page(output, dict(zip(_names(directories), found, strict=True)))
     return output
 
 

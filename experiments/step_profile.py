@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: the kernels of a traced step, by part of the model.
+"""Profile of a training step: time of its kernels by part of the model.
 
     python -m experiments.step_profile --channels=256
 
@@ -21,11 +21,11 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from experiments import console
 from experiments.suites import train
-from pirn_jax import pirn
-from pirn_jax.protocol import episodes, training
-from pirn_jax.protocol.episodes import Run
+from pirn_jax.training import episodes
+from pirn_jax.training import train as training
+from pirn_jax.training.episodes import Run
+from tools import console
 
 _CHANNELS = flags.DEFINE_integer("channels", 256, "Channels of the features.", lower_bound=4)
 _STEPS = flags.DEFINE_integer("traced_steps", 5, "Steps that are traced.", lower_bound=1)
@@ -59,20 +59,22 @@ def kernels(directory: pathlib.Path) -> Iterator[tuple[str, float]]:
 
 def _run() -> None:
     channels, steps, runs = _CHANNELS.value, _STEPS.value, [Run("part", train.SHOTS, i) for i in range(train.RUNS)]
-    features = jax.random.normal(jax.random.key(0), (1, train.SHOTS, 2, train.PATCHES, channels))
-    programs = training.compile_programs(pirn.pirn(train.CONFIG))
+    values = np.random.default_rng(0).normal(size=(1, train.SHOTS, 2, train.PATCHES, channels)).astype(np.float32)
+    features, programs = train.as_features(values), training.compile_programs(train.method_of(train.CONFIG))
     category, chosen = np.zeros(len(runs), int), np.array([episodes.draw(run, train.SHOTS) for run in runs])
     indices = np.stack([episodes.batches(run, 10, train.RECIPE.batch_size)[:steps] for run in runs])
     states = training.initialise(programs, runs, features, category, chosen, train.RECIPE)
-    share = len(states[0].params["scale"])
-    weights = sum(leaf.size for leaf in jax.tree.leaves(states[0].params)) // share
+    steps_program = programs.steps
+    assert steps_program is not None
+    share = len(states[0].fixed["scale"])
+    weights = sum(leaf.size for leaf in jax.tree.leaves(states[0].learned)) // share
 
     def together() -> None:
         nonlocal states
         states, _ = jax.block_until_ready(training.advance(programs, states, features, category, indices))
 
     def alone() -> None:
-        states[0], _ = jax.block_until_ready(programs.steps(states[0], features, category[:share], indices[:share]))
+        states[0], _ = jax.block_until_ready(steps_program(states[0], features, category[:share], indices[:share]))
 
     def wall(run: Callable[[], None], some: int) -> float:
         run()
@@ -80,7 +82,7 @@ def _run() -> None:
         run()
         return 1000 * (time.perf_counter() - begin) / steps / some
 
-    compiled = programs.steps.compile(states[0], features, category[:share], indices[:share])
+    compiled = steps_program.compile(states[0], features, category[:share], indices[:share])
     walls = wall(alone, share), wall(together, len(runs))
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):

@@ -1,7 +1,8 @@
 """Few-shot inspection of parts seen in RGB and 3D.
 
-Data takes one way through the rooms of this package, in this order, and imports follow it:
-`data` -> `geometry` -> `encoders` -> `features` -> `method` -> `losses` -> `pirn` -> `protocol` -> `report`.
+Data flows through these modules in order; imports follow:
+`data` -> `geometry` -> `encoders` -> `inputs` -> `features` -> `methods` -> `training` -> `scoring` -> `metrics` ->
+`study` -> `inspection` and `report`.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""What the encoder sees of parts: foreground, surface normals and resizing, kept in a content-addressed cache."""
+"""Inputs of the encoder: foreground, surface normals or depth, resizing; kept in a content-addressed cache."""
 
 import collections
 import dataclasses
@@ -16,13 +16,22 @@ from pirn_jax import atomic
 from pirn_jax.data import sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record, Sample
-from pirn_jax.geometry import foreground, foreground_open3d, normal_images, normals, normals_open3d
+from pirn_jax.geometry import (
+    depth_images,
+    foreground,
+    foreground_open3d,
+    normal_images,
+    normals,
+    normals_open3d,
+)
 
-_RECIPE = "2"
-"""Changes whenever the same files and settings would give other inputs; part of every cache key."""
+_CACHE_VERSION = "3"
+"""Part of every cache key; changes whenever the same files and settings would give other inputs."""
 
 NORMALS = {"exact": normals.estimate, "open3d": normals_open3d.estimate}
 FOREGROUND = {"plane": foreground.find, "open3d": foreground_open3d.find_open3d}
+GEOMETRIES = ("normals", "depth")
+"""Choices of the second modality; the first is RGB."""
 
 _FARTHEST, _NEAREST = 10.0, 0.01
 """Median distances in metres of a scan that no one means (our choice): a part is scanned from 10 cm to some metres."""
@@ -30,10 +39,11 @@ _FARTHEST, _NEAREST = 10.0, 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """How a part becomes what the encoder sees.
+    """Settings by which a sample becomes the encoder's input.
 
     Attributes:
       size: side of the encoder's input in pixels.
+      geometry: the second modality, one of `GEOMETRIES`.
       normals: "exact" (`geometry.normals`), "open3d" (the paper's recipe), or "native" (the data set's own).
       neighbours: points that a normal is fitted to; 30 in the paper.
       foreground: "plane" (`geometry.foreground`), "open3d" (the same with Open3D), or "none" to keep everything.
@@ -42,6 +52,7 @@ class Preparation:
     """
 
     size: int = 224
+    geometry: str = "normals"
     normals: str = "exact"
     neighbours: int = 30
     foreground: str = "plane"
@@ -50,6 +61,8 @@ class Preparation:
 
     def __post_init__(self) -> None:
         """Refuses unknown names and impossible numbers."""
+        if self.geometry not in GEOMETRIES:
+            raise ValueError(f"unknown geometry {self.geometry!r}: choose from {', '.join(GEOMETRIES)}")
         if self.normals not in (*NORMALS, "native"):
             raise ValueError(f"unknown normals {self.normals!r}: choose from {', '.join((*NORMALS, 'native'))}")
         if self.foreground not in (*FOREGROUND, "none"):
@@ -62,77 +75,107 @@ class Preparation:
 
 
 class Geometry(NamedTuple):
-    """What a part's scan says of it.
+    """Geometry of a sample at the full resolution of its scan.
 
     Attributes:
-      normals: (h, w, 3) float32 in the camera frame, zero where unknown and off the part.
+      field: zero where unknown and off the part: normals (h, w, 3) in the camera frame, or depth (h, w, 1) in metres.
       region: (h, w) bool, pixels that show the part; None where nothing was taken away.
-      note: what the user should know, one sentence without the part's name; empty if there is nothing.
+      note: a sentence for the user without the sample's name; empty if there is nothing to say.
     """
 
-    normals: np.ndarray
+    field: np.ndarray
     region: np.ndarray | None
     note: str
 
+    @property
+    def _is_depth(self) -> bool:
+        return self.field.shape[-1] == 1
 
-class Noted(NamedTuple):
-    """An array and what the user should know of it.
+    def image(self, size: tuple[int, int], padded: bool = False) -> np.ndarray:
+        """The field as (height, width, 3) uint8, of a square around it if `padded`; black is unknown."""
+        field = square(self.field) if padded else self.field
+        if self._is_depth:
+            return depth_images.to_image(depth_images.resize(field, size))
+        return normal_images.to_image(normal_images.resize(field, size))
+
+
+class Prepared(NamedTuple):
+    """Inputs of the encoder, or features, of one sample.
 
     Attributes:
       values: the array.
-      note: one sentence without the part's name; empty if there is nothing to say.
+      mask: pixels or patches of it that show the part.
+      note: a sentence for the user without the sample's name; empty if there is nothing to say.
     """
 
     values: np.ndarray
+    mask: np.ndarray
     note: str
 
 
 def geometry(part: Sample, preparation: Preparation) -> Geometry:
-    """Foreground and normals of a part at the full resolution of its scan.
+    """Foreground and normals or depth of a sample at the full resolution of its scan.
 
     Raises:
       InputError: if the data set has no normals of its own though they are asked for, or nothing to compute them from.
     """
-    field, xyz, region, notes = part.normals, part.xyz, None, []
+    xyz, region, notes = part.xyz, None, []
     if xyz is not None:
         notes.append(scan_note(xyz))
         if preparation.foreground != "none":
             found = FOREGROUND[preparation.foreground](xyz, preparation.plane_tolerance, preparation.cluster_reach)
             notes.append(found.note)
             region, xyz = found.region, np.where(found.points[..., None], xyz, 0)
-    if preparation.normals == "native":
-        if field is None:
-            raise InputError("this data set has no normals of its own; take --normals=exact")
-        if region is not None:
-            field = np.where(_fitted(region, field.shape)[..., None], field, 0)
-    elif xyz is None:
-        raise InputError("this part has no scan to compute normals from; take --normals=native")
+    if preparation.geometry == "depth":
+        field = _depth(xyz)
+    elif preparation.normals == "native":
+        field = _native_normals(part.normals, region)
     else:
-        try:
-            field = np.asarray(NORMALS[preparation.normals](xyz, preparation.neighbours))
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        field = _computed_normals(xyz, preparation)
     return Geometry(field, region, "; ".join(filter(None, notes)))
 
 
-def prepare(part: Sample, preparation: Preparation) -> Noted:
-    """What the encoder sees of a part: RGB and surface normals as square images, (2, size, size, 3) uint8."""
-    seen = geometry(part, preparation)
-    return Noted(network_input(part.rgb, seen, preparation.size), seen.note)
+def _depth(xyz: np.ndarray | None) -> np.ndarray:
+    if xyz is None:
+        raise InputError("this part has no scan to take depth from; take --geometry=normals --normals=native")
+    return np.asarray(xyz[..., 2:], np.float32)
 
 
-def network_input(rgb: np.ndarray, seen: Geometry, size: int) -> np.ndarray:
-    """RGB and surface normals as square images, (2, size, size, 3) uint8; pixels off the part are black in both.
+def _native_normals(field: np.ndarray | None, region: np.ndarray | None) -> np.ndarray:
+    if field is None:
+        raise InputError("this data set has no normals of its own; take --normals=exact")
+    return field if region is None else np.where(_fitted(region, field.shape)[..., None], field, 0)
 
-    Normals come at full resolution and are resized without mixing in unknown ones; RGB is resized bicubically.
+
+def _computed_normals(xyz: np.ndarray | None, preparation: Preparation) -> np.ndarray:
+    if xyz is None:
+        raise InputError("this part has no scan to compute normals from; take --normals=native")
+    try:
+        return np.asarray(NORMALS[preparation.normals](xyz, preparation.neighbours))
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def prepare(part: Sample, preparation: Preparation) -> Prepared:
+    """RGB and geometry of a sample as square images, (2, size, size, 3) uint8, and the pixels that show the part."""
+    return network_input(part.rgb, geometry(part, preparation), preparation.size)
+
+
+def network_input(rgb: np.ndarray, seen: Geometry, size: int) -> Prepared:
+    """RGB and geometry as square images, (2, size, size, 3) uint8; pixels off the part are black in both.
+
+    Geometry comes at full resolution and is resized without mixing in unknown points; RGB is resized bicubically.
     """
-    shape, field = rgb.shape[:2], seen.normals
+    shape = rgb.shape[:2]
+    region = np.ones(shape, bool) if seen.region is None else _fitted(seen.region, shape)
     if seen.region is not None:
-        rgb = np.where(_fitted(seen.region, shape)[..., None], rgb, 0)
-    if field.shape[:2] != shape:
-        field = normal_images.resize(field, shape)
+        rgb = np.where(region[..., None], rgb, 0)
+    if seen.field.shape[:2] != shape:
+        resize = depth_images.resize if seen.field.shape[-1] == 1 else normal_images.resize
+        seen = seen._replace(field=resize(seen.field, shape))
     small = PIL.Image.fromarray(square(rgb)).resize((size, size), PIL.Image.Resampling.BICUBIC)
-    return np.stack([np.asarray(small), normal_images.to_image(normal_images.resize(square(field), (size, size)))])
+    images = np.stack([np.asarray(small), seen.image((size, size), padded=True)])
+    return Prepared(images, _fitted(square(region), (size, size)), seen.note)
 
 
 def square(image: np.ndarray) -> np.ndarray:
@@ -148,32 +191,32 @@ def identify(records: Sequence[Record], preparation: Preparation, problems: Prob
 
     A part that cannot be read is a problem, and its name is empty.
     """
-    recipe = hashlib.sha256(f"{_RECIPE} {preparation}".encode()).digest()
+    settings = hashlib.sha256(f"{_CACHE_VERSION} {preparation}".encode()).digest()
     names = []
     for record in records:
         names.append("")
         with problems.collecting():
-            names[-1] = hashlib.sha256(recipe + record.source.digest()).hexdigest()
+            names[-1] = hashlib.sha256(settings + record.source.digest()).hexdigest()
     return names
 
 
-def load(record: Record, name: str, preparation: Preparation, cache: pathlib.Path) -> Noted:
-    """What the encoder sees of a part, from the cache or computed and put there.
+def load(record: Record, name: str, preparation: Preparation, cache: pathlib.Path) -> Prepared:
+    """Inputs of the encoder of a sample, from the cache or computed and put there.
 
     Args:
-      record: the part.
+      record: the sample.
       name: of its inputs, see `identify`.
-      preparation: how they are made.
+      preparation: settings.
       cache: directory of the cache; it may be deleted between runs and shared by processes.
 
     Raises:
-      InputError: naming the part, if it cannot be used.
+      InputError: naming the sample, if it cannot be used.
     """
     path = cached_path(cache, "inputs", name)
     found = load_cached(path)
     if found is None:
         part, seen = examine(record, preparation)
-        found = Noted(network_input(part.rgb, seen, preparation.size), seen.note)
+        found = network_input(part.rgb, seen, preparation.size)
         save_cached(path, found)
     return found
 
@@ -204,28 +247,28 @@ def summarise(records: Sequence[Record], notes: Sequence[str]) -> list[str]:
 
 
 def cached_path(cache: pathlib.Path, kind: str, name: str) -> pathlib.Path:
-    """Where the cache keeps an array."""
+    """Path of an entry of the cache."""
     return cache / kind / name[:2] / f"{name}.npz"
 
 
-def load_cached(path: pathlib.Path) -> Noted | None:
-    """An array from the cache; None, which has it computed, where there is no whole and readable file."""
+def load_cached(path: pathlib.Path) -> Prepared | None:
+    """An entry of the cache; None, which has it computed, where there is no whole and readable file."""
     try:
         # NumPy leaves a file open that it opened itself and that is damaged.
         with path.open("rb") as file, np.load(file) as arrays:
-            return Noted(arrays["values"], str(arrays["note"]))
+            return Prepared(arrays["values"], arrays["mask"], str(arrays["note"]))
     except (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
 
 
-def save_cached(path: pathlib.Path, noted: Noted) -> None:
-    """Puts an array into the cache."""
+def save_cached(path: pathlib.Path, entry: Prepared) -> None:
+    """Puts an entry into the cache."""
     with atomic.replacing(path) as file:
-        np.savez(file, values=noted.values, note=np.array(noted.note))
+        np.savez(file, values=entry.values, mask=entry.mask, note=np.array(entry.note))
 
 
 def scan_note(xyz: np.ndarray) -> str:
-    """What is odd about points (h, w, 3) if they are places in metres; empty if nothing is."""
+    """Implausible properties of points (h, w, 3) in metres, a sentence; empty if there are none."""
     points = xyz[np.any(xyz != 0, axis=-1)]
     if not points.size:
         return ""

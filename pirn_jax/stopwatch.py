@@ -1,4 +1,4 @@
-"""Where the time of a study goes."""
+"""Seconds of a study by stage."""
 
 import collections
 import contextlib

@@ -18,8 +18,8 @@ import jax
 ROOT = pathlib.Path(__file__).parents[1]
 
 # None of these defines flags: every command has its own.
-_SHARED = ["pirn_jax.study", "pirn_jax.inspector", "pirn_jax.report.finished", "pirn_jax.report.gallery"]
-_SHARED += ["pirn_jax.report.sweep", "pirn_jax.report.tracking", "experiments.console"]
+_SHARED = ["pirn_jax.study.run", "pirn_jax.inspection.inspector", "pirn_jax.report.finished", "pirn_jax.report.gallery"]
+_SHARED += ["pirn_jax.report.sweep", "pirn_jax.report.tracking", "tools.console"]
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(_SHARED)
 

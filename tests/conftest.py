@@ -3,6 +3,9 @@
 import jax
 import pytest
 
+# Most tests run what they compile once: optimising it would take longer than running it.
+jax.config.update("jax_disable_most_optimizations", True)
+
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):

@@ -1,7 +1,8 @@
-"""The equations of PIRN and of its evaluation once more: float64 NumPy, plain loops, nothing shared with the library.
+"""Methods and their evaluation once more: float64 NumPy, plain loops, nothing shared with the library.
 
-Equation numbers are those of the paper; A.5 to A.8 and "line" are the equations and Algorithm 1 of its appendix. One
-sample at a time: n patches, k prototypes, c channels. The cosine of a zero vector is undefined and left so.
+Equation numbers are those of the PIRN paper, unless PatchCore's is named; A.5 to A.8 and "line" are the equations and
+Algorithm 1 of its appendix. One sample at a time: n patches, k prototypes, c channels. The cosine of a zero vector is
+undefined and left so.
 """
 
 from typing import Any
@@ -107,8 +108,8 @@ def reconstruct(plan: Array, p: Array, scale: str) -> Array:
     return out
 
 
-def knn_edges(p_a: Array, p_b: Array, k_neighbours: int) -> list[tuple[int, int]]:
-    """Edges (sender, receiver) of Section 3.4: each node hears its nearest of the other modality, and itself."""
+def knn_edges(p_a: Array, p_b: Array, k_neighbours: int, self_edges: bool = True) -> list[tuple[int, int]]:
+    """Edges (sender, receiver) of Section 3.4: each node hears its nearest of the other modality, and maybe itself."""
     k_a, k_b = len(p_a), len(p_b)
     nodes = [p / np.sqrt(np.sum(p * p)) for p in np.concatenate(float64((p_a, p_b)))]
     edges = []
@@ -116,7 +117,7 @@ def knn_edges(p_a: Array, p_b: Array, k_neighbours: int) -> list[tuple[int, int]
         others = range(k_a, k_a + k_b) if receiver < k_a else range(k_a)
         ranked = sorted((-np.sum(nodes[receiver] * nodes[sender]), sender) for sender in others)
         edges += [(sender, receiver) for _, sender in ranked[:k_neighbours]]
-        edges.append((receiver, receiver))
+        edges += [(receiver, receiver)] if self_edges else []
     return edges
 
 
@@ -137,10 +138,13 @@ def gat(weights: dict, nodes: Array, edges: list[tuple[int, int]], heads: int) -
     return np.where(out > 0, out, np.expm1(np.minimum(out, 0.0))).reshape(count, c)
 
 
-def align(weights: dict, p_a: Array, p_b: Array, k_neighbours: int, heads: int) -> tuple[Array, Array]:
-    """Aligned prototypes of both modalities (line 15): each prototype plus its message."""
+def align(weights: dict, p_a: Array, p_b: Array, settings: dict) -> tuple[Array, Array]:
+    """Aligned prototypes of both modalities (line 15): each prototype's message, added to it or in its place."""
     nodes = np.concatenate(float64((p_a, p_b)))
-    aligned = nodes + gat(weights, nodes, knn_edges(p_a, p_b, k_neighbours), heads)
+    edges = knn_edges(p_a, p_b, settings["neighbours"], settings["gat_self_edges"])
+    aligned = gat(weights, nodes, edges, settings["heads"])
+    if settings["gat_residual"]:
+        aligned = nodes + aligned
     return aligned[: len(p_a)], aligned[len(p_a) :]
 
 
@@ -195,7 +199,7 @@ def decoder_layer(weights: dict, z_pair, p_pair, settings: dict) -> tuple[list[A
     z_bpa = [assign(z_pair[m], refined[m], settings) for m in range(2)]
     if not settings["mnc"]:
         return z_bpa, refined
-    aligned = align(weights["gat"], refined[0], refined[1], settings["neighbours"], settings["heads"])
+    aligned = align(weights["gat"], refined[0], refined[1], settings)
     z_rec = []
     for m in range(2):
         attention, gamma = weights["attention"][m], weights["gamma"][m]
@@ -231,6 +235,31 @@ def soft_mining_weights(e: Array, rec: Array, exponent: float = 3) -> Array:
     for index in np.ndindex(d.shape):
         d[index] = 1.0 - cosine(e[index], rec[index])
     return (d / np.mean(d)) ** exponent
+
+
+def coreset(rows: Array, share: float) -> list[int]:
+    """Indices of PatchCore's coreset (its Algorithm 1): farthest from the mean, then from those chosen."""
+    rows = float64(rows)
+    chosen = [int(np.argmax([np.sum((row - rows.mean(0)) ** 2) for row in rows]))]
+    while len(chosen) < np.ceil(share * len(rows)):
+        chosen.append(int(np.argmax([min(np.sum((row - rows[i]) ** 2) for i in chosen) for row in rows])))
+    return chosen
+
+
+def bank_distances(x: Array, bank: Array, distance: str, neighbours: int) -> Array:
+    """Distances (n,) of patches to a bank: the mean over the nearest rows."""
+    x, bank = float64((x, bank))
+    apart = {"cosine": lambda a, b: 1.0 - cosine(a, b), "euclidean": lambda a, b: np.sqrt(np.sum((a - b) ** 2))}
+    return np.array([np.mean(sorted(apart[distance](patch, row) for row in bank)[:neighbours]) for patch in x])
+
+
+def bank_weight(patch: Array, bank: Array, neighbours: int) -> float:
+    """PatchCore's weight of the image score (its Eq. 7) for the patch that is farthest from the bank."""
+    patch, bank = float64((patch, bank))
+    apart = lambda a, b: np.sqrt(np.sum((a - b) ** 2))  # noqa: E731
+    nearest = bank[np.argmin([apart(patch, row) for row in bank])]
+    around = sorted(bank, key=lambda row: apart(nearest, row))[:neighbours]
+    return float(1.0 - np.exp(apart(patch, nearest)) / np.sum([np.exp(apart(patch, row)) for row in around]))
 
 
 def auroc(scores: Array, labels: Array) -> float:

@@ -52,8 +52,8 @@ def gallery():
 
     def picture(kind, mask):
         rgb, normals = rng.integers(0, 255, (2, 32, 24, 3), np.uint8)
-        maps = {"RGB map": rng.random((32, 24)), "Normals map": rng.random((32, 24))}
-        return page.Picture(kind, HOSTILE, "<u>dent</u>", 0.123456, rgb, normals, maps, rng.random((32, 24)), mask)
+        maps, fused = {"RGB map": rng.random((32, 24)), "Normals map": rng.random((32, 24))}, rng.random((32, 24))
+        return page.Picture(kind, HOSTILE, "<u>dent</u>", 0.123456, rgb, "Normals", normals, maps, fused, mask)
 
     masks = (gt, np.zeros_like(gt), None)
     pictures = [picture(kind, mask) for kind, mask in zip(page.KINDS, masks, strict=True)]

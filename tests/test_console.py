@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from experiments import console
+from tools import console
 
 
 @pytest.mark.parametrize("swallowed", [False, True])

@@ -50,7 +50,7 @@ def test_a_file_is_converted_described_and_loaded(tmp_path):
     assert done.returncode == 0, done.stderr
     encoder = pretrained.load(str(pretrained.converted_path("model")))
     assert encoder.config == CONFIG
-    assert encoder.blocks == pretrained.default_blocks(3)
+    assert encoder.groups == (pretrained.default_blocks(3),)
     np.testing.assert_array_equal(encoder.params["params"]["cls"], params_of(STATE, CONFIG)["params"]["cls"])
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     for said in (

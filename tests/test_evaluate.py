@@ -14,8 +14,8 @@ from sklearn.metrics import roc_auc_score
 from experiments import metric_settings
 from pirn_jax.data import maps
 from pirn_jax.data.problems import InputError, Problems
-from pirn_jax.protocol import metrics
-from pirn_jax.protocol.evaluation import Settings
+from pirn_jax.metrics import exact
+from pirn_jax.metrics.evaluation import MetricSettings
 from tests import commands, reference
 from tests.test_mvtec3d import write_part
 
@@ -109,9 +109,9 @@ def test_the_projects_own_maps_and_the_peer_form(data, tmp_path):
     status, output, errors = run(*flags, "--seed=0", "--resolution=30")
     assert status == 0, errors
     values = json.loads((tmp_path / "out" / "evaluate.json").read_text())["categories"]["bolt"]["all"]["values"]
-    for limit in metrics.LIMITS:
+    for limit in exact.LIMITS:
         expected = reference.peer_aupro(list(scores.values()), list(masks.values()), limit)
-        np.testing.assert_allclose(values[metrics.aupro_name(limit)], expected, atol=1e-12)
+        np.testing.assert_allclose(values[exact.aupro_name(limit)], expected, atol=1e-12)
     assert "form peer; resolution 30" in output
     status, output, errors = run(*flags, "--seed=1")
     assert "form peer; resolution 224" in output, errors
@@ -163,7 +163,7 @@ def test_what_the_user_gave_wrongly_is_one_sentence(data, tmp_path, flag, text):
 def test_impossible_settings_name_their_flags(given):
     if not metric_settings.FLAGS.is_parsed():
         metric_settings.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver(**given), pytest.raises(InputError, match="--limits, --resolution: "):
+    with flagsaver.flagsaver(**given), pytest.raises(InputError, match="--limits, --resolution, --image_score: "):
         metric_settings.read()
 
 
@@ -173,7 +173,7 @@ def test_the_peer_form_has_the_resolution_of_public_codes_unless_another_is_give
     with flagsaver.flagsaver(metrics="peer"):
         assert metric_settings.read().resolution == 224
     with flagsaver.flagsaver(metrics="peer", resolution=30, limits=["0.1"]):
-        assert metric_settings.read() == Settings("peer", (0.1,), 30)
+        assert metric_settings.read() == MetricSettings("peer", (0.1,), 30)
 
 
 def test_a_map_is_read_as_it_was_written(tmp_path):

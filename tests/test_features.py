@@ -1,4 +1,4 @@
-"""Features are the same bits however they are asked for: from the cache or not, in any order, by several processes."""
+"""Features have the same bits from the cache or not, in any order, by several processes."""
 
 import dataclasses
 import os
@@ -19,7 +19,7 @@ from pirn_jax.data import sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Files, Record
 from pirn_jax.data.scans import Cloud
-from pirn_jax.encoders import pretrained, vit
+from pirn_jax.encoders import filter_bank, pretrained, vit
 from pirn_jax.inputs import Preparation
 from pirn_jax.stopwatch import Stopwatch
 
@@ -33,12 +33,12 @@ def encoder():
     return make_encoder()
 
 
-def make_encoder(seed: int = 0, blocks: tuple[int, ...] = (1, 2)) -> pretrained.Encoder:
+def make_encoder(seed: int = 0, blocks: tuple = (1, 2)) -> pretrained.Encoder:
     config = vit.ViTConfig(width=12, depth=2, heads=3, patch=7, position_grid=4)
-    shapes = jax.eval_shape(vit.ViT(config, blocks).init, jax.random.key(0), jnp.zeros((SIZE, SIZE, 3)))
+    shapes = jax.eval_shape(vit.ViT(config, (1, 2)).init, jax.random.key(0), jnp.zeros((SIZE, SIZE, 3)))
     rng = np.random.default_rng(seed)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.2, size=leaf.shape), jnp.float32), shapes)
-    return pretrained._make("tiny", config, params, blocks, "")
+    return pretrained._make("tiny", config, params, (blocks,) if isinstance(blocks[0], int) else blocks, "")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def identify(records) -> list[str]:
 
 def extract(records, encoder, cache, **options) -> np.ndarray:
     names = identify(records)
-    return features.extract(records, names, encoder, PREPARATION, cache, Stopwatch(), **options)[0]
+    return features.extract(records, names, encoder, PREPARATION, cache, Stopwatch(), **options).values
 
 
 def cached(cache: pathlib.Path) -> list[pathlib.Path]:
@@ -83,7 +83,7 @@ def copied(record: Record, folder: pathlib.Path) -> Record:
 
 def test_features_have_both_modalities_of_every_part(records, encoder, tmp_path):
     found = extract(records, encoder, tmp_path)
-    assert found.shape == (PARTS, 2, 16, 12)
+    assert found.shape == (PARTS, 2, 1, 16, 12)
     assert found.dtype == np.float32
     assert np.isfinite(found).all()
     assert len(np.unique(found.reshape(PARTS, -1)[:, 0])) == PARTS
@@ -91,11 +91,11 @@ def test_features_have_both_modalities_of_every_part(records, encoder, tmp_path)
 
 def test_features_are_those_of_the_encoder(records, encoder, tmp_path):
     seen = inputs.prepare(sample.load(records[2]), PREPARATION).values
-    model = jax.jit(vit.ViT(encoder.config, encoder.blocks).apply)
+    model = jax.jit(vit.ViT(encoder.config, (1, 2)).apply)
     images = vit.normalise(jnp.asarray(seen), encoder.config)
     rgb, normals = (model(encoder.params, image) for image in images)
     found = extract(records[2:3], encoder, tmp_path)
-    np.testing.assert_allclose(found[0], np.stack([rgb, normals]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found[0, :, 0], np.stack([rgb, normals]), rtol=1e-4, atol=1e-5)
 
 
 def test_a_hit_gives_the_bits_of_the_miss_and_opens_no_image(records, encoder, tmp_path, monkeypatch):
@@ -220,7 +220,7 @@ def test_features_are_kept_for_each_encoder_apart(records, tmp_path, monkeypatch
     assert len(cached(tmp_path)) == len(encoders)
     for encoder, first in zip(encoders, found, strict=True):
         np.testing.assert_array_equal(extract(records[:1], encoder, tmp_path), first)
-    monkeypatch.setattr(features, "_RECIPE", "another")
+    monkeypatch.setattr(features, "_CACHE_VERSION", "another")
     extract(records[:1], encoders[0], tmp_path)
     assert len(cached(tmp_path)) == len(encoders) + 1
 
@@ -288,6 +288,70 @@ def test_notes_come_with_features_from_the_cache_as_well(records, encoder, tmp_p
     source = dataclasses.replace(records[0].source, scan=Cloud(records[0].source.scan.path, 2000.0))
     parts = [dataclasses.replace(records[0], source=source), records[1]]
     for _ in range(2):
-        _, notes = features.extract(parts, identify(parts), encoder, PREPARATION, tmp_path, Stopwatch())
+        notes = features.extract(parts, identify(parts), encoder, PREPARATION, tmp_path, Stopwatch()).notes
         assert "m away" in notes[0]
         assert notes[1] == ""
+
+
+def test_groups_of_layers_are_means_of_their_blocks(records, tmp_path):
+    both = extract(records[:1], make_encoder(0, ((1,), (1, 2))), tmp_path)
+    first, mean = (extract(records[:1], make_encoder(0, blocks), tmp_path) for blocks in ((1,), (1, 2)))
+    assert both.shape == (1, 2, 2, 16, 12)
+    np.testing.assert_allclose(both, np.concatenate([first, mean], axis=2), rtol=1e-5, atol=1e-6)
+    assert np.abs(first - mean).max() > 0.01
+
+
+def test_the_filter_bank_is_an_encoder(records, tmp_path):
+    encoder, preparation = pretrained.load("filter_bank"), Preparation(SIZE, foreground="none")
+    names, problems = inputs.identify(records[:1], preparation, Problems()), Problems()
+    found = features.extract(records[:1], names, encoder, preparation, tmp_path, Stopwatch())
+    assert found.values.shape == (1, 2, 1, 4, encoder.config.width)
+    image = inputs.prepare(sample.load(records[0]), preparation).values[0]
+    expected = jax.jit(filter_bank.describe, static_argnums=1)(image / np.float32(255), 14)
+    np.testing.assert_allclose(found.values[0, 0, 0], expected, rtol=1e-4, atol=1e-5)
+    assert not problems.found
+    with pytest.raises(ValueError, match="filter_bank has no blocks"):
+        pretrained.load("filter_bank", ((1,),))
+
+
+def test_patches_within_half_a_patch_of_the_part_are_kept():
+    region = np.zeros((56, 56), bool)
+    region[20:22, 41] = True
+    mask = features.patch_mask(region, 14).reshape(4, 4)
+    # Columns 42 to 55 begin one pixel to the right; rows 28 on lie six below, rows 0 to 13 seven above.
+    expected = np.zeros((4, 4), bool)
+    expected[0:3, 2:4] = True
+    np.testing.assert_array_equal(mask, expected)
+    region[20:22, 41], region[19, 30] = False, True
+    expected[:] = False
+    expected[0:2, 1:3] = True
+    np.testing.assert_array_equal(features.patch_mask(region, 14).reshape(4, 4), expected)
+
+
+def test_without_a_part_all_patches_count():
+    assert features.patch_mask(np.zeros((28, 28), bool), 14).all()
+
+
+def test_masks_come_with_features_from_the_cache_as_well(records, encoder, tmp_path):
+    # The parts' images are 16x10 pixels, so a square has rows above and below that show nothing.
+    for _ in range(2):
+        found = features.extract(records[:2], identify(records[:2]), encoder, PREPARATION, tmp_path, Stopwatch())
+        assert found.mask.shape == (2, 16)
+        assert found.mask.all()
+    wide = Preparation(56, foreground="none")
+    names = inputs.identify(records[:1], wide, Problems())
+    for _ in range(2):
+        found = features.extract(records[:1], names, encoder, wide, tmp_path, Stopwatch())
+        rows = found.mask.reshape(8, 8)
+        assert rows[1:7].all()
+        assert not rows[[0, 7]].any()
+
+
+def test_depth_is_cached_apart_from_normals(records, encoder, tmp_path):
+    preparation = dataclasses.replace(PREPARATION, geometry="depth")
+    names = inputs.identify(records[:2], preparation, Problems())
+    normals = extract(records[:2], encoder, tmp_path)
+    depth = features.extract(records[:2], names, encoder, preparation, tmp_path, Stopwatch()).values
+    np.testing.assert_array_equal(depth[:, 0], normals[:, 0])
+    assert np.abs(depth[:, 1] - normals[:, 1]).max() > 0.1
+    assert len(cached(tmp_path)) == 4

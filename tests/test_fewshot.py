@@ -1,4 +1,4 @@
-"""The command as its users run it: what it writes, that it continues, and what it says when something is wrong."""
+"""The command as its users run it: outputs, continuation, and sentences about wrong input."""
 
 import csv
 import json
@@ -6,12 +6,13 @@ import shutil
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
-from pirn_jax.report import archive
+from pirn_jax.study import storage
 from tests import commands, reference
 
 # Eleven runs are more than one group, so that an interrupted study has something to continue.
@@ -92,10 +93,12 @@ def test_csv_holds_the_same_numbers(finished):
 def test_loss_falls_and_scores_come_from_the_saved_parameters(finished):
     directory, _, _ = finished
     settings = json.loads((directory / "settings.json").read_text())
-    arrays, facts = archive.load_group(directory, "2-000", settings)
+    arrays, facts = storage.load_group(directory, "2-000", settings)
     assert (arrays["train_loss"][:, -1] < 0.8 * arrays["train_loss"][:, 0]).all()
-    params = archive.load_params(directory, "2-000")
-    assert params["decoder"]["prototypes"].shape == (len(facts["runs"]), 2, 10, 192)
+    params = storage.load_params(directory, "2-000")
+    learned, fixed = params
+    assert learned["prototypes"].shape == (len(facts["runs"]), 2, 10, 192)
+    np.testing.assert_allclose(fixed["epsilon"], [0.05] * len(facts["runs"]))
 
 
 def test_maps_have_the_size_of_the_images_and_their_maximum_ranks_the_parts(finished):
@@ -181,6 +184,62 @@ def test_an_interrupted_study_continues_to_the_same_results(finished, cache, tmp
     assert measured(directory) == measured(finished[0])
 
 
+@pytest.mark.slow
+def test_a_long_training_continues_inside_a_group_to_the_same_bits(cache, tmp_path):
+    deep = (
+        "--debug",
+        "--encoder=random",
+        "--num_layers=8",
+        "--noapr",
+        "--nomnc",
+        "--categories=knob",
+        "--seeds=2",
+        "--epochs=75",
+    )
+    flags = (*deep, "--input_size=28", "--batch_size=2", "--checkpoint_minutes=0")
+    assert run(cache, *flags, f"--output_dir={tmp_path / 'whole'}")[0] == 0
+    process = start(cache, *flags, f"--output_dir={tmp_path / 'killed'}")
+    kept = tmp_path / "killed" / "checkpoints" / "2-000"
+    while not list(kept.glob("0*")):
+        assert process.poll() is None, process.finish().stderr
+        time.sleep(0.005)
+    process.send(signal.SIGKILL)
+    assert process.finish().returncode == -9
+    assert not (tmp_path / "killed" / "groups").exists()
+    status, _, errors = run(cache, *flags, f"--output_dir={tmp_path / 'killed'}")
+    assert status == 0, errors
+    assert not kept.exists()
+    whole, killed = (storage.load_params(tmp_path / name, "2-000") for name in ("whole", "killed"))
+    jax.tree.map(np.testing.assert_array_equal, whole, killed)
+    histories = [np.load(tmp_path / name / "groups" / "2-000.npz")["train_loss"] for name in ("whole", "killed")]
+    assert histories[0].shape == (2, 75)
+    np.testing.assert_array_equal(*histories)
+
+
+@pytest.mark.parametrize("fusion", ["sum", "calibrated"])
+def test_patchcore_runs_from_study_to_page(cache, tmp_path, fusion):
+    flags = ("--debug", "--method=patchcore", "--encoder=random", "--categories=knob", "--coreset=.1")
+    status, output, errors = run(cache, *flags, f"--fusion={fusion}", f"--output_dir={tmp_path}")
+    assert status == 0, errors
+    assert "patchcore" in output
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["settings"]["coreset"] == 0.1
+    assert "epochs" not in results["settings"]
+    assert results["settings"]["our_choices"] == ["sigma", "coreset", "distance", "standardise"]
+    banks = storage.load_params(tmp_path, "2-000")["banks"]
+    assert banks.shape == (2, 2, 52, 192)
+    scales = np.load(tmp_path / "groups" / "2-000.npz")["scales"]
+    assert (scales == 1).all() if fusion == "sum" else (scales != 1).all()
+
+
+def test_the_preset_and_its_open_choices_are_in_the_results(finished):
+    settings = finished[1]["settings"]
+    assert settings["preset"] == "default"
+    named = {"sigma", "epsilon", "gat_residual", "gat_self_edges", "gate_init", "batch_size"}
+    assert named <= set(settings["our_choices"])
+    assert not {"num_prototypes", "num_layers", "epochs"} & set(settings["our_choices"])
+
+
 def test_the_default_encoder_is_the_built_in_one_and_its_blocks_can_be_chosen(cache, tmp_path):
     flags = ("--debug", "--categories=knob", "--seeds=1", "--epochs=1", "--num_layers=1", "--save_maps=none")
     found = []
@@ -191,7 +250,7 @@ def test_the_default_encoder_is_the_built_in_one_and_its_blocks_can_be_chosen(ca
         assert not (tmp_path / name / "maps").exists()
         found.append(json.loads((tmp_path / name / "results.json").read_text()))
     assert [results["encoder"] for results in found] == ["builtin", "builtin"]
-    assert found[1]["settings"]["encoder_blocks"] == [1, 2] != found[0]["settings"]["encoder_blocks"]
+    assert found[1]["settings"]["encoder_blocks"] == [[1, 2]] != found[0]["settings"]["encoder_blocks"]
     assert found[0]["results"] != found[1]["results"]
 
 
@@ -234,10 +293,17 @@ WRONG = {
     "neighbours": (("--neighbours=11",), "neighbours=11"),
     "input size": (("--input_size=225",), "--input_size=225"),
     "epsilon": (("--epsilon=0",), "epsilon"),
-    "heads": (("--encoder=random", "--heads=5"), "--heads=5 does not divide the 192 channels"),
+    "heads": (("--encoder=random", "--heads=5"), "192 channels cannot be divided among 5 heads"),
     "sigma": (("--sigma=nan",), "--sigma=nan"),
     "not a rate": (("--learning_rate=inf",), "learning_rate"),
     "same shots": (("--shots=2,02",), "--shots=2,02"),
+    "unknown method": (("--method=resnet",), "unknown method 'resnet'; choose one of pirn, patchcore"),
+    "unknown preset": (("--preset=mine",), "unknown preset 'mine' of pirn; choose one of default, paper"),
+    "another method's flag": (("--coreset=.1",), "--coreset: a hyperparameter of patchcore, not of pirn; leave it out"),
+    "epochs without training": (("--method=patchcore", "--epochs=3"), "--epochs: patchcore learns nothing by gradient"),
+    "one modality": (("--modalities=rgb",), "pirn exchanges prototypes between two modalities, got rgb"),
+    "paper's encoder": (("--preset=paper", "--foreground=none", "--normals=exact"), "--download=dinov2_vitb14"),
+    "image score": (("--image_score=2",), "image score 2.0: give max, or a share of pixels"),
     "stray argument": (("knob",), "knob"),
 }
 

@@ -1,14 +1,15 @@
 """Modules build on those below them, and optional packages are asked for only where they are needed."""
 
 import ast
+import graphlib
 import pathlib
 
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 LEAVES = ("stopwatch", "atomic", "cache", "threads")
-ROOMS = ("data", "geometry", "inputs", "encoders", "features", "method", "losses", "pirn", "protocol")
-ROOMS += ("spec", "gathering", "report", "processes", "groups", "study", "inspector")
+ROOMS = ("data", "geometry", "encoders", "inputs", "features", "methods", "training", "scoring", "metrics", "study")
+ROOMS += ("inspection", "report")
 """Each may import from itself and from those before it; all may import the leaves, which import none of them."""
 
 OPTIONAL = ("open3d", "tensorflow_datasets", "tensorflow", "array_record", "apache_beam", "OpenEXR", "tensorboardX")
@@ -98,6 +99,38 @@ PLUGIN = ROOT / "pirn_jax" / "data" / "tfds" / "builders.py"
 @pytest.mark.parametrize("path", [path for path in (*FILES, *COMMANDS) if path != PLUGIN], ids=name_of)
 def test_optional_packages_are_not_imported_with_the_module(path):
     assert not [name for name in imports_on_import(path) if name.split(".")[0] in OPTIONAL]
+
+
+def test_nothing_but_commands_imports_reports():
+    others = [path for path in FILES if room_of(name_of(path)) != "report"]
+    assert not [name_of(path) for path in others if any(room_of(name) == "report" for name in imports(path))]
+
+
+def test_nothing_but_methods_names_a_method():
+    names = {path.stem for path in (ROOT / "pirn_jax" / "methods").glob("*.py")} | {"pirn"}
+    names -= {"__init__", "base", "losses"}
+    others = [path for path in FILES if room_of(name_of(path)) != "methods"]
+    for path in others:
+        modules = {name.split(".")[2] for name in imports(path) if name.startswith("pirn_jax.methods.")}
+        assert not modules & names, name_of(path)
+
+
+def test_tools_import_nothing_of_experiments():
+    paths = sorted((ROOT / "tools").rglob("*.py"))
+    assert not [name_of(path) for path in paths if any(name.split(".")[0] == "experiments" for name in imports(path))]
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    """Imports within functions count, too."""
+    known = {name_of(path): path for path in FILES}
+
+    def used(path):
+        names = {name for name in imports(path) if name.startswith("pirn_jax.")}
+        modules = {name if name in known else name.rpartition(".")[0] for name in names}
+        return (modules & known.keys()) - {"pirn_jax"}
+
+    edges = {name: used(path) - {name} for name, path in known.items()}
+    graphlib.TopologicalSorter(edges).prepare()
 
 
 def test_the_reference_shares_nothing_with_the_library():

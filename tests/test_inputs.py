@@ -14,6 +14,7 @@ from pirn_jax.data import sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Files, Record, Sample
 from pirn_jax.data.scans import Cloud, Depth, Intrinsics, NormalMap
+from pirn_jax.geometry import depth_images
 from pirn_jax.inputs import Preparation
 
 WHOLE = Preparation(28, foreground="none")
@@ -96,6 +97,7 @@ def test_names_follow_the_preparation(record, monkeypatch):
     preparations = [
         WHOLE,
         Preparation(56, foreground="none"),
+        Preparation(28, "depth", foreground="none"),
         Preparation(28),
         Preparation(28, foreground="open3d"),
         Preparation(28, plane_tolerance=0.004),
@@ -105,7 +107,7 @@ def test_names_follow_the_preparation(record, monkeypatch):
         Preparation(28, neighbours=29, foreground="none"),
     ]
     names = {name_of(record, preparation) for preparation in preparations}
-    monkeypatch.setattr(inputs, "_RECIPE", "another")
+    monkeypatch.setattr(inputs, "_CACHE_VERSION", "another")
     names.add(name_of(record))
     assert len(names) == len(preparations) + 1
 
@@ -120,7 +122,14 @@ def test_a_file_that_cannot_be_read_is_a_problem_of_its_part_alone(record):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"normals": "pca"}, {"foreground": "sam"}, {"neighbours": 2}, {"plane_tolerance": 0.0}, {"cluster_reach": -1.0}],
+    [
+        {"normals": "pca"},
+        {"geometry": "colour"},
+        {"foreground": "sam"},
+        {"neighbours": 2},
+        {"plane_tolerance": 0.0},
+        {"cluster_reach": -1.0},
+    ],
     ids=str,
 )
 def test_impossible_preparations_are_refused(changes):
@@ -268,3 +277,40 @@ def test_notes_are_summed_up_by_what_they_say(record):
         "2 parts, the first bolt/test/good/1: odd",
         "bolt/test/good/2: strange",
     ]
+
+
+DEPTH = Preparation(28, "depth", foreground="none")
+
+
+def test_depth_is_brighter_where_nearer_and_black_where_unknown():
+    xyz = plane()
+    xyz[..., 2] = np.linspace(0.4, 0.6, xyz.shape[1])
+    xyz[:6, :6] = 0
+    image = inputs.prepare(part_of(xyz), DEPTH).values[1]
+    assert (image[..., 0] == image[..., 1]).all()
+    assert (image[:4, :4] == 0).all()
+    row = image[20, :, 0].astype(int)
+    assert (np.diff(row) <= 0).all()
+    assert row[0] > 245
+    assert 1 <= row[-1] < 10
+
+
+def test_resizing_depth_does_not_mix_in_unknown_points():
+    depth = np.full((20, 20, 1), 0.5, np.float32)
+    depth[:, :7] = 0
+    resized = depth_images.resize(depth, (9, 9))
+    assert set(np.unique(resized.round(6))) == {0.0, 0.5}
+
+
+def test_depth_needs_a_scan():
+    field = np.zeros((12, 12, 3), np.float32)
+    field[..., 2] = -1
+    with pytest.raises(InputError, match="no scan to take depth from; take --geometry=normals"):
+        inputs.prepare(part_of(None, field), DEPTH)
+
+
+def test_a_scan_of_one_depth_has_an_image():
+    xyz = plane()
+    xyz[..., 2] = 0.5
+    image = inputs.prepare(part_of(xyz), DEPTH)
+    assert (image.values[1][image.mask] > 0).all()

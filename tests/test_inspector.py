@@ -1,4 +1,4 @@
-"""A loaded run gives what its study measured, in one program that computes no more than it has to."""
+"""A loaded run equals its study, in one program that computes no more than it has to."""
 
 import csv
 import dataclasses
@@ -14,22 +14,26 @@ import pytest
 import tifffile
 from flax.traverse_util import unflatten_dict
 
-from pirn_jax import features, inputs, inspector, pirn
+from pirn_jax import features, inputs, scoring
 from pirn_jax.data import folder, mvtec3d
 from pirn_jax.data.options import Options
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.encoders import pretrained, vit, weights
 from pirn_jax.inputs import Preparation
-from pirn_jax.protocol import scoring, training
-from pirn_jax.protocol.episodes import Run
-from pirn_jax.report import archive
-from pirn_jax.spec import Spec, describe
+from pirn_jax.inspection import inspector
+from pirn_jax.methods import patchcore, pirn
+from pirn_jax.methods.base import Features, Recipe
+from pirn_jax.study import storage
+from pirn_jax.study.spec import Spec, describe
+from pirn_jax.training import parallel
+from pirn_jax.training.episodes import Run
 from tests import commands
 
 SIDE, SIZE = 56, (40, 60)
 VIT = vit.ViTConfig(width=24, depth=4, heads=3, position_grid=4, position_mode="plain")
 CONFIG = pirn.Config(num_prototypes=4, num_layers=1, sinkhorn_iterations=5, neighbours=2, heads=2)
 RUN = Run("knob", 2, 1)
+SCALES = np.array([[1, 1], [0.5, 2]], np.float32)
 
 
 def write_encoder(path, seed):
@@ -59,12 +63,12 @@ def finished(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     encoder = pretrained.load(str(write_encoder(home / "encoder.safetensors", 0)))
     preparation = Preparation(SIDE, foreground="none")
-    spec = Spec("mvtec3d", (2,), 2, "pirn", CONFIG, training.Recipe(), encoder, preparation, 4.0)
+    spec = Spec("mvtec3d", (2,), 2, "pirn", CONFIG, Recipe(), encoder, preparation, background="ignore")
     keys = jax.random.split(jax.random.key(1), 2)
-    init = jax.jit(jax.vmap(pirn.pirn(CONFIG).initial, (0, None)))
-    params = jax.tree.map(np.asarray, init(keys, jax.random.normal(jax.random.key(2), (2, 2, 16, 24))))
-    runs = {"runs": [RUN._replace(seed=0), RUN]}
-    archive.save_group(home / "study", "2-000", describe(spec, ["knob"], []), params, {}, runs)
+    support = Features(jax.random.normal(jax.random.key(2), (2, 2, 1, 16, 24)), jnp.ones((2, 16), bool))
+    params = jax.tree.map(np.asarray, jax.jit(jax.vmap(spec.build().start, (0, None)))(keys, support))
+    runs, scales = {"runs": [RUN._replace(seed=0), RUN]}, {"scales": SCALES}
+    storage.save_group(home / "study", "2-000", describe(spec, ["knob"], []), params, scales, runs)
     return home, spec, params
 
 
@@ -80,23 +84,44 @@ def images():
 
 @functools.cache
 def scoring_program():
-    return scoring.compile_program(pirn.pirn(CONFIG))
+    return scoring.compile_program(pirn.build(CONFIG, ("rgb", "normals")))
 
 
-def measured(spec, params, images, size):
-    """Maps of the second run, (parts, *size), the way a study measures them."""
+def measured(spec, params, images, regions, size):
+    """Maps of the second run, (samples, *size), computed step by step as a study does."""
     seen = features.encode(spec.encoder, images)
-    distances = scoring.score(scoring_program(), params, jnp.asarray(seen)[None], np.zeros(2, int))
-    return np.stack([spec.maps.fused(part, size) for part in distances[1]])
+    masks = np.stack([features.patch_mask(region, VIT.patch) for region in regions])
+    shared = Features(jnp.asarray(seen)[None], jnp.asarray(masks)[None])
+    distances = scoring.score(scoring_program(), parallel.split(params, 2), shared, np.zeros(2, int))
+    return np.stack([spec.maps.fused(part, SCALES[1], size) for part in distances[1]])
 
 
-def test_maps_and_scores_are_those_of_the_study(finished, ready, images):
-    expected = measured(*finished[1:], images, SIZE)
-    found = ready(images, SIZE)
+@pytest.fixture(scope="module")
+def regions():
+    """Regions of the part in a corner of the images, whole in the last."""
+    corner = np.zeros((3, SIDE, SIDE), bool)
+    corner[:2, :20, :30] = corner[2] = True
+    return corner
+
+
+def test_maps_and_scores_are_those_of_the_study(finished, ready, images, regions):
+    expected = measured(*finished[1:], images, regions, SIZE)
+    found = ready(images, regions, SIZE)
     assert found.maps.dtype == np.float32
     np.testing.assert_allclose(found.maps, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(found.scores, expected.max((1, 2)), rtol=1e-5)
     assert np.ptp(found.scores) > 1e-3
+
+
+def test_patches_off_the_part_have_no_distance_unless_the_study_kept_the_background(ready, images, regions):
+    def far_corner(ready, regions):
+        return np.abs(ready(images[:1], regions).maps[0, 50:, 50:]).max()
+
+    keeping = dataclasses.replace(ready, spec=dataclasses.replace(ready.spec, background="keep"))
+    assert far_corner(ready, regions[:1]) < 0.01 < far_corner(ready, None)
+    assert far_corner(keeping, regions[:1]) == far_corner(ready, None)
+    with pytest.raises(ValueError, match=r"regions \(2, 56, 56\): expected \(1, 56, 56\)"):
+        ready(images[:1], regions[:2])
 
 
 def test_maps_have_the_size_of_the_encoders_input_by_default(ready, images):
@@ -115,18 +140,22 @@ def products(jaxpr):
 
 
 def test_both_modalities_are_one_batch_and_no_block_follows_the_last_chosen_one(ready, images):
-    traced = jax.make_jaxpr(lambda w, p, i: ready.program(w, p, i, SIZE))(ready.encoder.params, ready.params, images)
+    def program(weights, params, images):
+        return ready.program(weights, params, ready.scales, images, np.ones((len(images), 16), bool), SIZE)
+
+    traced = jax.make_jaxpr(program)(ready.spec.encoder.params, ready.params, images)
     to_heads = [left for left, right in products(traced.jaxpr) if right == (24, 3 * 24)]
-    assert ready.encoder.blocks == (1, 2)
+    assert ready.spec.encoder.groups == ((1, 2),)
     assert to_heads == [(2 * len(images), 17, 24)] * 2
 
 
 def test_weights_past_the_last_chosen_block_do_not_matter(ready, images):
-    spoiled = dict(ready.encoder.params["params"])
+    spoiled = dict(ready.spec.encoder.params["params"])
     for name in ("block_3", "block_4"):
         spoiled[name] = jax.tree.map(lambda leaf: leaf * jnp.nan, spoiled[name])
-    other = dataclasses.replace(ready, encoder=dataclasses.replace(ready.encoder, params={"params": spoiled}))
-    np.testing.assert_array_equal(other(images, SIZE).maps, ready(images, SIZE).maps)
+    encoder = dataclasses.replace(ready.spec.encoder, params={"params": spoiled})
+    other = dataclasses.replace(ready, spec=dataclasses.replace(ready.spec, encoder=encoder))
+    np.testing.assert_array_equal(other(images, size=SIZE).maps, ready(images, size=SIZE).maps)
 
 
 @pytest.mark.usefixtures("compilations_told")
@@ -134,7 +163,7 @@ def test_a_shape_is_compiled_once(finished, images, caplog):
     fresh = inspector.load(finished[0] / "study", RUN)
     with caplog.at_level(logging.WARNING):
         for parts in (1, 1, 3, 2):
-            fresh(images[:parts], SIZE)
+            fresh(images[:parts], size=SIZE)
     assert sum("Compiling jit(inspect)" in message for message in caplog.messages) == 1
 
 
@@ -182,7 +211,7 @@ def test_another_encoder_is_refused_and_a_moved_one_found(finished, tmp_path, re
     with pytest.raises(InputError, match=f"{other}: not the one that the study was made with"):
         inspector.load(home / "study", RUN, str(other))
     moved = shutil.copy(home / "encoder.safetensors", tmp_path / "moved.safetensors")
-    assert inspector.load(home / "study", RUN, str(moved)).encoder.digest == ready.encoder.digest
+    assert inspector.load(home / "study", RUN, str(moved)).spec.encoder.digest == ready.spec.encoder.digest
     with pytest.raises(InputError, match="the study's encoder: .*not there"):
         inspector.load(home / "study", RUN, str(tmp_path / "lost.safetensors"))
 
@@ -237,10 +266,10 @@ def test_the_command_ranks_test_parts_and_writes_the_studys_maps(finished, tmp_p
     # From the command's cache, where they lie only if it prepared parts as the study did.
     names = inputs.identify(records, spec.preparation, Problems())
     cached = [inputs.load_cached(inputs.cached_path(home / "cache", "inputs", name)) for name in names]
-    seen = np.stack([part.values for part in cached])
+    seen, regions = (np.stack([getattr(part, name) for part in cached]) for name in ("values", "mask"))
     paths = [tmp_path / "out" / "maps" / "knob" / f"{record.id}.tiff" for record in records]
     maps = dict(zip((record.id for record in records), map(tifffile.imread, paths), strict=True))
-    np.testing.assert_allclose(list(maps.values()), measured(spec, params, seen, SIZE), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(list(maps.values()), measured(spec, params, seen, regions, SIZE), rtol=1e-5, atol=1e-6)
     rows = rows_of(tmp_path / "out" / "scores.csv")
     assert [row["part"] for row in rows] == sorted(maps, key=lambda part: -maps[part].max())
     for row in rows:
@@ -263,3 +292,16 @@ def test_flags_that_contradict_the_study_are_refused(finished, tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: --normals: parts are read")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_another_method_with_groups_of_layers_is_loaded(finished, images, tmp_path):
+    spec = finished[1]
+    encoder = pretrained.load(spec.encoder.name, ((1,), (2, 3)))
+    config = patchcore.Config()
+    banks = dataclasses.replace(spec, method="patchcore", config=config, recipe=None, encoder=encoder)
+    method, support = banks.build(), features.encode(encoder, images[:2])
+    given = Features(jnp.asarray(support), jnp.ones((2, 16), bool))
+    params = jax.tree.map(lambda x: np.asarray(x)[None], method.finalize({}, {}, given))
+    storage.save_group(tmp_path, "2-000", describe(banks, ["knob"], []), params, {}, {"runs": [RUN]})
+    found = inspector.load(tmp_path, RUN)(images)
+    assert found.scores[2] > 10 * max(found.scores[:2])

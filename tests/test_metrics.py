@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
-from pirn_jax.protocol import metrics, ranking, repeats
-from pirn_jax.protocol.evaluation import Settings
+from pirn_jax.metrics import batched, exact, ground_truth, ranking, regions
+from pirn_jax.metrics.evaluation import MetricSettings
 from tests import reference
 
 # Few distinct values, so that ties are common.
@@ -22,18 +22,18 @@ def squares(*corners, size=12, side=3):
     return mask
 
 
-def report(maps, masks, defective, settings=Settings()):  # noqa: B008
-    """What is reported of one run."""
+def report(maps, masks, defective, settings=MetricSettings()):  # noqa: B008
+    """Evaluation of one run."""
     maps = [np.asarray(m, np.float32) for m in maps]
     names = ["dent" if bad else "good" for bad in defective]
-    truth = repeats.prepare(names, masks, [m.shape for m in maps], settings)
-    return repeats.evaluate(truth.flatten(maps)[None], truth)[0]
+    truth = ground_truth.prepare(names, masks, [m.shape for m in maps], settings)
+    return batched.evaluate(batched.flatten(maps, truth)[None], truth)[0]
 
 
 def measure(maps, masks, limits=(0.3,)):
     """Pixel metrics of one run."""
-    values = report(maps, masks, [mask.any() for mask in masks], Settings(limits=limits)).all.values
-    return {name: values[name] for name in (*metrics.PIXEL_NAMES, *map(metrics.aupro_name, limits))}
+    values = report(maps, masks, [mask.any() for mask in masks], MetricSettings(limits=limits)).all.values
+    return {name: values[name] for name in (*exact.PIXEL_NAMES, *map(exact.aupro_name, limits))}
 
 
 MAPS = hnp.arrays(float, (2, 6, 7), elements=SCORES)
@@ -45,8 +45,8 @@ LIMITS = (0.005, 0.01, 0.05, 0.3, 1.0)
 @hypothesis.settings(max_examples=200)
 def test_image_metrics_are_the_definitions_and_scikit_learns(pairs):
     scores, positive = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
-    values = metrics.of_parts(scores, positive)
-    assert tuple(values) == metrics.IMAGE_NAMES
+    values = exact.of_parts(scores, positive)
+    assert tuple(values) == exact.IMAGE_NAMES
     if positive.all() or not positive.any():
         assert set(values.values()) == {None}
         return
@@ -65,7 +65,7 @@ def test_image_metrics_are_the_definitions_and_scikit_learns(pairs):
 def test_pixel_metrics_are_the_definitions(maps, masks):
     values = measure(list(maps), list(masks), LIMITS)
     names = ("aupro_0.5", "aupro_01", "aupro_05", "aupro_30", "aupro_100")
-    assert tuple(values) == (*metrics.PIXEL_NAMES, *names)
+    assert tuple(values) == (*exact.PIXEL_NAMES, *names)
     if masks.all() or not masks.any():
         assert set(values.values()) == {None}
         return
@@ -122,7 +122,7 @@ def test_closed_forms(maps, expected):
 
 
 def test_a_perfect_map_has_ones_without_rounding():
-    values = measure([m.astype(np.float32) for m in MASKS], MASKS, metrics.LIMITS)
+    values = measure([m.astype(np.float32) for m in MASKS], MASKS, exact.LIMITS)
     assert set(values.values()) == {1.0}
 
 
@@ -162,7 +162,7 @@ def test_diagonal_neighbours_and_borders_make_regions():
     mask[range(2, 8), range(9, 15)] = True  # A diagonal to the lower border.
     mask[0, 15] = True
     mask[7, 0] = True
-    region, sizes = metrics.regions(mask)
+    region, sizes = regions.label(mask)
     assert sorted(sizes) == [1, 1, 6, 18]
     np.testing.assert_array_equal(sizes[region], [(reference.components(mask) == n).sum() for n in labels_of(mask)])
 
@@ -189,6 +189,26 @@ def test_parts_are_scored_by_the_maximum_of_their_maps():
     assert report(maps, masks, [True, False, False]).all.values["image_auroc"] == 1.0
     maps[2][:] = 0.6
     assert report(maps, masks, [True, False, False]).all.values["image_auroc"] == 0.5
+
+
+def test_a_top_share_scores_a_part_by_the_mean_of_its_highest_pixels():
+    rng = np.random.default_rng(0)
+    maps, masks = rng.normal(size=(6, 10, 20)).astype(np.float32), np.zeros((6, 10, 20), bool)
+    masks[3:, :2, :2] = True
+    settings = MetricSettings(top_share=0.05)
+    highest = np.sort(maps.reshape(6, -1))[:, -10:].mean(1)
+    found = report(maps, masks, masks.any((1, 2)), settings).all.values["image_auroc"]
+    assert found == pytest.approx(reference.auroc(highest, np.arange(6) > 2))
+    assert found != pytest.approx(report(maps, masks, masks.any((1, 2))).all.values["image_auroc"])
+
+
+def test_ground_truth_looks_at_each_mask_once():
+    masks = iter([squares((0, 0)), squares((2, 2)), np.zeros((12, 12), bool)])
+    truth = ground_truth.prepare(["dent", "dent", "good"], masks, [(12, 12)] * 3, MetricSettings())
+    assert next(masks, None) is None
+    assert len(truth.defective) == 18
+    assert truth.places == [slice(0, 144), slice(144, 288), slice(288, 432)]
+    assert truth.regions.sample.tolist() == [0, 1]
 
 
 NONE = np.zeros((4, 4), bool)
@@ -226,9 +246,9 @@ def test_scores_that_are_not_finite_are_refused_with_their_part(bad):
 
 @pytest.mark.parametrize("limit", [0.0, -0.1, 1.01, np.nan])
 def test_impossible_limits_are_refused(limit):
-    ranks = metrics.rank(np.ones(1), np.zeros(3))
+    ranks = exact.rank(np.ones(1), np.zeros(3))
     with pytest.raises(ValueError, match="limit"):
-        metrics.area(ranks, np.ones(1), limit)
+        exact.area(ranks, np.ones(1), limit)
 
 
 # Ties, both zeros, numbers too small for some devices, and the score that hides a pixel.

@@ -1,4 +1,4 @@
-"""Evaluation of maps that are loaded one by one: equal to the definitions, for all defects, each kind and each size."""
+"""Streamed evaluation equals the definitions, for all defects, each kind and each size."""
 
 import hypothesis
 import hypothesis.extra.numpy as hnp
@@ -9,24 +9,25 @@ from sklearn.metrics import roc_auc_score
 
 from experiments.suites import metrics_loop
 from pirn_jax.data.problems import InputError, Problems
-from pirn_jax.protocol import evaluation, metrics, peer_metrics, pixels, repeats
-from pirn_jax.protocol.evaluation import Part, Settings
+from pirn_jax.metrics import batched, evaluation, exact, ground_truth, peer, streamed
+from pirn_jax.metrics.evaluation import MetricSettings
+from pirn_jax.metrics.streamed import StoredMap
 from tests import reference
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
-def parts_of(maps, masks, defects):
-    def loader(scores, mask):
-        return lambda: (scores, scores.shape, mask)
-
-    rows = zip(maps, masks, defects, strict=True)
-    return [Part(f"map{i}", defect, loader(scores, mask)) for i, (scores, mask, defect) in enumerate(rows)]
+def stored_of(maps):
+    return [StoredMap(f"map{i}", scores.shape, lambda scores=scores: scores) for i, scores in enumerate(maps)]
 
 
-def evaluate(maps, masks, defects, settings=Settings()):  # noqa: B008
+def truth_of(maps, masks, defects, settings=MetricSettings()):  # noqa: B008
+    return ground_truth.prepare(defects, masks, [scores.shape for scores in maps], settings)
+
+
+def evaluate(maps, masks, defects, settings=MetricSettings()):  # noqa: B008
     problems = Problems()
-    found = evaluation.evaluate(parts_of(maps, masks, defects), settings, problems)
+    found = streamed.evaluate(stored_of(maps), truth_of(maps, masks, defects, settings), problems)
     problems.check()
     assert found is not None
     return found
@@ -60,15 +61,15 @@ def expected_of(maps, masks, marked):
     # Left out pixels: below every threshold that matters, and in no region.
     hidden = [np.where(k, m, -1e9) for m, k in zip(maps, kept, strict=True)]
     share = sum((~k).sum() for k in kept) / sum((~mark).sum() for mark in marked)
-    for limit in metrics.LIMITS:
+    for limit in exact.LIMITS:
         # They swell the number of good pixels: the limit shrinks by as much.
-        values[metrics.aupro_name(limit)] = reference.aupro(hidden, marked, limit * (1 - share))
+        values[exact.aupro_name(limit)] = reference.aupro(hidden, marked, limit * (1 - share))
     return values
 
 
 @pytest.mark.parametrize("batch", [1, 5000, 1 << 24])
 def test_all_each_kind_and_each_size_are_the_definitions(category, batch, monkeypatch):
-    monkeypatch.setattr(pixels, "_BATCH", batch)
+    monkeypatch.setattr(streamed, "_BATCH", batch)
     maps, masks, defects = category
     found = evaluate(*category)
     no = [np.zeros_like(mask) for mask in masks]
@@ -119,14 +120,21 @@ def flat(found):
 
 
 @pytest.mark.parametrize(
-    "settings", [Settings(), Settings("peer"), Settings("peer", (0.02,), 40)], ids=["exact", "peer", "resized"]
+    "settings",
+    [
+        MetricSettings(),
+        MetricSettings("peer"),
+        MetricSettings("peer", (0.02,), 40),
+        MetricSettings(resolution=30, top_share=0.1),
+    ],
+    ids=["exact", "peer", "resized", "top share"],
 )
 def test_a_study_measures_runs_together_as_the_stream_does_each(category, settings):
     maps, masks, defects = category
     rng = np.random.default_rng(2)
     runs = [maps, [rng.permutation(scores) for scores in maps], [-scores for scores in maps]]
-    truth = repeats.prepare(defects, masks, [mask.shape for mask in masks], settings)
-    together = repeats.evaluate(np.stack([truth.flatten(run) for run in runs]), truth)
+    truth = truth_of(maps, masks, defects, settings)
+    together = batched.evaluate(np.stack([batched.flatten(run, truth) for run in runs]), truth)
     for run, found in zip(runs, together, strict=True):
         *counted, values = flat(found)
         *expected_counts, expected = flat(evaluate(run, masks, defects, settings))
@@ -138,8 +146,8 @@ def test_a_study_measures_runs_together_as_the_stream_does_each(category, settin
 def test_without_a_mask_a_study_has_kinds_but_neither_pixel_metrics_nor_sizes(category):
     maps, masks, defects = category
     masks[3] = None
-    truth = repeats.prepare(defects, masks, [m.shape for m in maps], Settings())
-    found = repeats.evaluate(truth.flatten(maps)[None], truth)[0]
+    truth = truth_of(maps, masks, defects)
+    found = batched.evaluate(batched.flatten(maps, truth)[None], truth)[0]
     expected = evaluate(maps, masks, defects)
     assert found.defects["dent"].values == expected.defects["dent"].values
     assert found.defects["dent"].values["image_auroc"] is not None
@@ -155,10 +163,10 @@ def test_the_evaluation_that_we_are_timed_against_finds_the_same(category):
 
 
 def test_the_headlines_limit_is_always_there(category):
-    found = evaluate(*category, Settings(limits=(0.05,)))
+    found = evaluate(*category, MetricSettings(limits=(0.05,)))
     assert found.all.values["aupro_30"] == evaluate(*category).all.values["aupro_30"]
     assert "aupro_05" in found.all.values
-    assert Settings(limits=(0.05, 0.3)).describe()["limits"] == [0.3, 0.05]
+    assert MetricSettings(limits=(0.05, 0.3)).describe()["limits"] == [0.3, 0.05]
 
 
 def test_the_order_of_parts_does_not_count(category):
@@ -170,7 +178,7 @@ def test_the_order_of_parts_does_not_count(category):
 @hypothesis.given(hnp.arrays(np.float32, st.integers(1, 60), elements=FLOATS | st.sampled_from([0.0, -0.0, 1.0])))
 @hypothesis.settings(deadline=None, max_examples=60)
 def test_order_statistics_are_those_of_the_sorted_numbers(scores):
-    statistics = peer_metrics.OrderStatistics()
+    statistics = peer.OrderStatistics()
     ranks = np.unique(np.linspace(0, len(scores) - 1, 7, dtype=int))
     for piece in np.array_split(scores, 3):
         statistics.count(piece)
@@ -182,14 +190,14 @@ def test_order_statistics_are_those_of_the_sorted_numbers(scores):
 
 def test_the_peer_form_has_100_thresholds(category):
     maps, masks, _ = category
-    found = evaluate(*category, Settings("peer")).all.values
-    exact = evaluate(*category).all.values
-    for limit in metrics.LIMITS:
-        name = metrics.aupro_name(limit)
+    found = evaluate(*category, MetricSettings("peer")).all.values
+    whole = evaluate(*category).all.values
+    for limit in exact.LIMITS:
+        name = exact.aupro_name(limit)
         np.testing.assert_allclose(found[name], reference.peer_aupro(maps, masks, limit), atol=1e-12)
-    assert abs(found["aupro_30"] - exact["aupro_30"]) < 0.02
-    assert found["aupro_01"] != pytest.approx(exact["aupro_01"], abs=1e-3)
-    assert {name: found[name] for name in metrics.PIXEL_NAMES} == {name: exact[name] for name in metrics.PIXEL_NAMES}
+    assert abs(found["aupro_30"] - whole["aupro_30"]) < 0.02
+    assert found["aupro_01"] != pytest.approx(whole["aupro_01"], abs=1e-3)
+    assert {name: found[name] for name in exact.PIXEL_NAMES} == {name: whole[name] for name in exact.PIXEL_NAMES}
 
 
 def test_maps_are_resized_bilinearly_and_masks_to_the_nearest_pixel(category):
@@ -199,7 +207,7 @@ def test_maps_are_resized_bilinearly_and_masks_to_the_nearest_pixel(category):
     resized = [(rows @ m @ columns.T).astype(np.float32) for m in maps]
     nearest = np.ix_(*([int((i + 0.5) * 1.25) for i in range(out)] for out in small))
     expected = evaluate(resized, [mask[nearest] for mask in masks], defects)
-    found = evaluate(*category, Settings(resolution=40))
+    found = evaluate(*category, MetricSettings(resolution=40))
     for name, value in expected.all.values.items():
         np.testing.assert_allclose(found.all.values[name], value, rtol=1e-6)
     assert found.all.values["pixel_auroc"] != evaluate(*category).all.values["pixel_auroc"]
@@ -210,7 +218,7 @@ def test_a_missing_mask_leaves_image_metrics_and_a_reason(category):
     found = evaluate(maps, [*masks[:4], None], defects)
     assert found.all.values["image_auroc"] is not None
     assert found.all.values["aupro_30"] is found.defects["scratch"].values["pixel_ap"] is None
-    assert "map4" in found.all.undefined["pixel"]
+    assert found.all.undefined["pixel"] == "defective parts without a mask: 1"
     assert found.all.regions is None
 
 
@@ -233,34 +241,42 @@ def test_all_that_is_wrong_with_maps_is_told_at_once(category):
     maps[1] = maps[1][:-1]
     maps[3] = maps[3].copy()
     maps[3][0, :2] = np.nan
-    parts = parts_of(maps, masks, defects)
-    parts[1] = parts[1]._replace(load=lambda: (maps[1], (40, 50), masks[1]))
+    stored = stored_of(maps)
+    stored[1] = stored[1]._replace(image=(40, 50))
     problems = Problems()
-    assert evaluation.evaluate(parts, Settings(), problems) is None
+    truth = ground_truth.prepare(defects, masks, [(40, 50)] * 5, MetricSettings())
+    assert streamed.evaluate(stored, truth, problems) is None
     assert [sentence.split(":")[0] for sentence in problems.found] == ["map1", "map3"]
     assert "50x39" in problems.found[0]
     assert "2 of 2000" in problems.found[1]
 
 
 def test_a_map_of_another_aspect_is_not_stretched(category):
-    maps, masks, _ = category
-    part = Part("map", "good", lambda: (maps[0][:20, :20], (40, 50), masks[0]))
+    maps, masks, defects = category
     with pytest.raises(InputError, match="aspect"):
-        evaluation.load(part, Settings(resolution=20))
-    half = Part("map", "good", lambda: (maps[0][::2, ::2], (40, 50), masks[0]))
-    assert evaluation.load(half, Settings(resolution=10))[0].shape == (8, 10)
+        streamed.load(StoredMap("map", (40, 50), lambda: maps[0][:20, :20]), 20)
+    half = streamed.load(StoredMap("map", (40, 50), lambda: maps[0][::2, ::2]), 10)
+    assert truth_of(maps, masks, defects, MetricSettings(resolution=10)).fit(0, half).shape == (8, 10)
 
 
 @pytest.mark.parametrize(
-    "arguments", [("fast",), ("exact", ()), ("exact", (0.3, 0.0)), ("exact", (2.0,)), ("exact", (0.3,), 0)]
+    "arguments",
+    [
+        ("fast",),
+        ("exact", ()),
+        ("exact", (0.3, 0.0)),
+        ("exact", (2.0,)),
+        ("exact", (0.3,), 0),
+        ("exact", (0.3,), 9, 1.5),
+    ],
 )
 def test_impossible_settings_are_refused(arguments):
-    with pytest.raises(ValueError, match="unknown|limits|resolution"):
-        Settings(*arguments)
+    with pytest.raises(ValueError, match="unknown|limits|resolution|image score"):
+        MetricSettings(*arguments)
 
 
 def test_settings_tell_the_two_forms_apart():
-    exact, peer = Settings().describe(), Settings("peer", (0.3,), 224).describe()
+    exact, peer = MetricSettings().describe(), MetricSettings("peer", (0.3,), 224).describe()
     assert exact.keys() == peer.keys()
     assert {name for name in exact if exact[name] != peer[name]} == {
         *("form", "resolution", "resizing", "limits", "thresholds", "ties")

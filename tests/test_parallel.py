@@ -1,4 +1,4 @@
-"""Runs and batches spread over devices give what one device gives; how many runs one call takes."""
+"""Runs and batches spread over devices equal one device; number of runs in one call."""
 
 import itertools
 import json
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from pirn_jax.method import Method
-from pirn_jax.protocol import parallel, training
+from pirn_jax.methods.base import Features, Method, Recipe
+from pirn_jax.training import parallel, train
 
 SCRIPT = """
 import json
@@ -23,80 +23,113 @@ import pathlib
 import sys
 import jax
 import numpy as np
-from pirn_jax.pirn import Config, pirn
-from pirn_jax.protocol import episodes, parallel, scoring, training
-from pirn_jax.protocol.episodes import Run
+from pirn_jax import scoring
+from pirn_jax.methods import patchcore, pirn
+from pirn_jax.methods.base import Features, Recipe
+from pirn_jax.training import episodes, parallel, train
+from pirn_jax.training.episodes import Run
 
+jax.config.update("jax_disable_most_optimizations", True)
 ALL = jax.local_devices()
 assert len(ALL) == 8
 CACHE = pathlib.Path(sys.argv[1]).parent / "cache" / "xla"
 parallel.keep_compiled(CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-METHOD = pirn(Config(num_prototypes=4, sinkhorn_iterations=3, num_layers=1, mnc=False))
-FEATURES = np.asarray(jax.random.normal(jax.random.key(0), (1, 4, 2, 16, 8)))
-RUNS = [Run("a", 4, seed) for seed in range(2)]
-RECIPE = training.Recipe(epochs=20, learning_rate=1e-3, batch_size=8)
+BOTH = ("rgb", "normals")
+CONFIG = pirn.Config(num_prototypes=4, sinkhorn_iterations=3, num_layers=1, neighbours=2, heads=2)
+MASK = np.arange(16) < np.array([[[16], [9], [12], [5]]])
+FEATURES = Features(np.asarray(jax.random.normal(jax.random.key(0), (1, 4, 2, 1, 16, 8))), MASK)
+RUNS = [Run("a", 4, seed) for seed in range(3)]
+RECIPE = Recipe(epochs=20, learning_rate=1e-3, batch_size=4)
 
-def use(devices):
+def use(devices, method, recipe):
     jax.local_devices = lambda: devices
-    training._compile_init.cache_clear()
-    training._compile_steps.cache_clear()
+    for cached in (train._compile_init, train._compile_steps, train._compile_finalize):
+        cached.cache_clear()
     scoring._compile.cache_clear()
-    programs, program = training.compile_programs(METHOD), scoring.compile_program(METHOD)
+    scoring._compile_support.cache_clear()
+    programs, program = train.compile_programs(method), scoring.compile_program(method)
+    support = scoring.compile_support_program(method)
 
     def study(runs):
         category, chosen = np.zeros(len(runs), int), np.array([episodes.draw(run, 4) for run in runs])
-        params, history = training.train(programs, runs, FEATURES, category, chosen, RECIPE)
-        return jax.tree.map(np.asarray, (history, params, scoring.score(program, params, FEATURES, category)))
+        trained, history = train.train(programs, runs, FEATURES, category, chosen, recipe)
+        distances = scoring.score(program, trained.params, FEATURES, category)
+        own = scoring.score_support(support, trained, FEATURES, category, chosen)
+        return parallel.collect(trained.params), history, distances, own
 
     return study
 
 def largest(a, b):
-    return max(float(np.abs(x - y).max()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max((float(np.abs(np.asarray(x, float) - y).max()) for x, y in pairs), default=0.0)
 
-one = use(ALL[:1])
-alone = [one([run]) for run in RUNS]
-spread = use(ALL[:2])(RUNS)
+METHOD = pirn.build(CONFIG, BOTH)
+one = use(ALL[:1], METHOD, RECIPE)
+together, alone = one(RUNS), one(RUNS[:1])
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **kwargs: compiled.append(event) if "backend_compile" in event else None
+)
+eight = use(ALL, METHOD, RECIPE)
+spread = eight(RUNS)
 answer = {
-    "runs": [largest(alone[i], jax.tree.map(lambda x: x[i : i + 1], spread)) for i in range(2)],
-    "batch": largest(alone[0], use(ALL)(RUNS[:1])),
-    "steps": alone[0][0]["loss"].shape[1],
-    "placed": {},
+    "steps": together[1]["loss"].shape[1],
+    "three_runs": [largest(x, y) for x, y in zip(together, spread)],
+    "one_run": [largest(x, y) for x, y in zip(alone, eight(RUNS[:1]))],
+    "devices_of_three_runs": parallel.layout(3, 4, 8),
 }
+before = len(compiled)
+eight(RUNS)
+answer["compiled_again"] = len(compiled) - before
+banks = patchcore.build(patchcore.Config(coreset=0.5), BOTH)
+answer["banks"] = [largest(x, y) for x, y in zip(use(ALL[:1], banks, None)(RUNS), use(ALL, banks, None)(RUNS))]
+
+# Two calls on eight devices, the second with what the first one left there.
+programs = train.compile_programs(METHOD)
+category, chosen = np.zeros(2, int), np.array([episodes.draw(run, 4) for run in RUNS[:2]])
+states = train.initialise(programs, RUNS[:2], FEATURES, category, chosen, RECIPE, RECIPE.batch_size)
+answer["occupied"] = sorted({device.id for device in jax.tree.leaves(states[0].tree)[0].sharding.device_set})
+kept = parallel.place_like(states, jax.tree.leaves(parallel.collect(states)))
+answer["kept"] = largest(parallel.collect(states), parallel.collect(kept))
 
 # A function whose result needs the whole batch, donated state, keys, and arguments of all kinds.
+from pirn_jax.methods import losses
+
 def function(state, shared, key, chosen):
     seen = shared[chosen]
-    total = state["x"] + (seen / seen.mean()).sum(0) + jax.random.uniform(key)
-    return {"x": total}, seen.mean()
+    mean = losses.batch_mean(seen.mean())
+    total = state["x"] + losses.batch_mean((seen / mean).mean(0)) + jax.random.uniform(key)
+    return {"x": total}, mean
 
 rng = np.random.default_rng(0)
 shared = rng.uniform(1, 2, (5, 3)).astype(np.float32)
+answer["placed"] = {}
 for runs, batch in ((8, 1), (16, 3), (1, 8), (2, 4), (3, 2), (5, 1), (7, 7), (1, 1)):
     keys, chosen = jax.random.split(jax.random.key(1), runs), rng.integers(5, size=(runs, batch))
     x = rng.normal(size=(runs, 3)).astype(np.float32)
-    axes = (0, None, 0, 0), (None, None, None, 1)
-    program = parallel.Program(function, *axes, donate=(0,), devices=ALL)
-    state, mean = {"x": x}, None
+    program = parallel.Program(function, (0, None, 0, 0), (None, None, None, 1), donate=(0,), devices=ALL)
+    state = {"x": x}
     for _ in range(2):
-        state, mean = program(state, parallel.everywhere(shared, ALL), keys, chosen)
+        result = program(state, parallel.everywhere(shared, ALL), keys, chosen)
+        state, mean = (parallel.pick(result, lambda of, i=i: of[i]) for i in range(2))
     seen = shared[chosen]
     noise = np.array([jax.random.uniform(key) for key in keys])[:, None]
-    expected = x + 2 * ((seen / seen.mean((1, 2), keepdims=True)).sum(1) + noise)
-    error = max(np.abs(state["x"] - expected).max(), np.abs(mean - seen.mean((1, 2))).max())
-    shapes = jax.tree.map(lambda x: x.shape, (state, mean)) == ({"x": (runs, 3)}, (runs,))
-    answer["placed"][f"{runs}x{batch}"] = [len(state["x"].sharding.device_set), float(error), shapes]
+    expected = x + 2 * ((seen / seen.mean((1, 2), keepdims=True)).mean(1) + noise)
+    found, means = parallel.collect([state])["x"], parallel.collect([mean])
+    error = max(np.abs(found - expected).max(), np.abs(means - seen.mean((1, 2))).max())
+    answer["placed"][f"{runs}x{batch}"] = [len(state.layout.devices), float(error), found.shape == (runs, 3)]
 
 # One more shape, compiled ahead of time for runs and batch on all devices.
-def kept():
+def stored():
     return len(list(CACHE.iterdir()))
 
 arguments = {"x": x[:1]}, parallel.everywhere(shared, ALL), keys[:1], rng.integers(5, size=(1, 6))
-counts = [kept()]
+counts = [stored()]
 program.compile(*arguments)
-counts.append(kept())
+counts.append(stored())
 program(*arguments)
-answer["kept"] = [after - before for before, after in zip(counts, [*counts[1:], kept()])]
+answer["stored"] = [after - before for before, after in zip(counts, [*counts[1:], stored()])]
 answer["mode"] = CACHE.stat().st_mode
 
 def heavy(shared, chosen):
@@ -114,7 +147,7 @@ json.dump(answer, open(sys.argv[1], "w"))
 
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory):
-    """What a process with eight simulated devices found."""
+    """Answers of a process with eight simulated devices."""
     path = tmp_path_factory.mktemp("eight") / "answer.json"
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-c", SCRIPT, str(path)]
@@ -123,14 +156,30 @@ def eight(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_runs_spread_over_devices_equal_one_device_to_the_bit(eight):
-    assert eight["steps"] == 10
-    assert eight["runs"] == [0.0, 0.0]
+@pytest.mark.parametrize("runs", ["three_runs", "one_run"])
+def test_eight_devices_equal_one_after_twenty_steps_where_the_batch_is_spread(eight, runs):
+    params, _, distances, support = eight[runs]
+    assert eight["steps"] == 20
+    assert eight["devices_of_three_runs"] == [3, 2]
+    assert params < 1e-5
+    assert max(distances, support) < 1e-5
 
 
 @pytest.mark.slow
-def test_a_batch_spread_over_devices_equals_one_device(eight):
-    assert 0 <= eight["batch"] < 1e-5
+def test_banks_on_eight_devices_equal_those_on_one(eight):
+    params, distances, support = (eight["banks"][i] for i in (0, 2, 3))
+    assert max(params, distances, support) < 1e-6
+
+
+@pytest.mark.slow
+def test_all_devices_share_one_compilation(eight):
+    assert eight["compiled_again"] == 0
+
+
+@pytest.mark.slow
+def test_a_state_kept_on_the_host_goes_back_to_its_devices(eight):
+    assert eight["occupied"] == list(range(8))
+    assert eight["kept"] == 0.0
 
 
 @pytest.mark.slow
@@ -147,8 +196,8 @@ def test_every_way_to_share_devices_gives_the_same_numbers(eight):
 
 
 @pytest.mark.slow
-def test_what_is_compiled_ahead_of_time_is_found_by_the_call_in_a_private_directory(eight):
-    ahead, by_call = eight["kept"]
+def test_a_program_compiled_ahead_of_time_is_found_by_the_call_in_a_private_directory(eight):
+    ahead, by_call = eight["stored"]
     assert ahead > 0
     assert by_call == 0
     assert stat.S_IMODE(eight["mode"]) == 0o700
@@ -208,15 +257,16 @@ def test_runs_on_an_accelerator_are_chosen_from_its_memory(monkeypatch):
     assert parallel.runs_at_once(32, lambda runs: 1, processes=4) == 8
 
 
-def test_what_a_run_needs_is_measured_and_grows_with_the_runs():
-    channels, features = 64, jnp.ones((2, 4, 2, 3, 64))
+def test_bytes_of_a_run_are_measured_and_grow_with_the_runs():
+    channels, features = 64, Features(jnp.ones((2, 4, 2, 1, 3, 64)), jnp.ones((2, 4, 3), bool))
     method = Method(
-        init=lambda key, features: {"w": jax.random.normal(key, (channels, channels))},
-        loss=lambda params, batch: (jnp.mean((batch @ params["w"]) ** 2), {}),
-        score=lambda params, features: features[..., 0],
+        maps=("rgb", "normals"),
+        init=lambda key, support: ({"w": jax.random.normal(key, (channels, channels))}, {}),
+        loss=lambda learned, fixed, batch: (jnp.mean((batch.values @ learned["w"]) ** 2), {}),
+        score=lambda params, features: features.values[:, 0, :, 0],
     )
-    programs, recipe = training.compile_programs(method), training.Recipe(epochs=10, batch_size=2)
-    one, two, three = (training.bytes_needed(programs, runs, features, 4, recipe) for runs in (1, 2, 3))
+    programs, recipe = train.compile_programs(method), Recipe(epochs=10, batch_size=2)
+    one, two, three = (train.bytes_needed(programs, runs, features, 4, recipe) for runs in (1, 2, 3))
     # Parameters, two moments and a gradient, float32.
-    assert one - features.nbytes > two - one > 4 * 4 * channels**2 > 0.7 * (two - one)
+    assert one - features.values.nbytes > two - one > 4 * 4 * channels**2 > 0.7 * (two - one)
     assert abs((three - two) - (two - one)) < 0.05 * (two - one)

@@ -11,10 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pirn_jax.pirn import Config, Decoder, communication, patches, pirn, prototypes
+from pirn_jax.methods import base, pirn
+from pirn_jax.methods.base import Features, Recipe
+from pirn_jax.methods.pirn import Config, Decoder, apr, mnc, patches
+from pirn_jax.training import train
 from tests import reference
 
 N, C = 20, 8
+BOTH = ("rgb", "normals")
+WHOLE, PART = np.ones(N, bool), np.arange(N) % 3 > 0
 SMALL = Config(num_prototypes=4, sinkhorn_iterations=10, neighbours=2, heads=2)
 SWITCHES = {
     "assignment": "softmax",
@@ -25,6 +30,9 @@ SWITCHES = {
     "num_layers": 1,
     "epsilon": 0.2,
     "neighbours": 1,
+    "gat_residual": False,
+    "gat_self_edges": False,
+    "gate_init": 0.1,
 }
 
 
@@ -45,12 +53,13 @@ def compiled(config, x64=False):
     return tuple(map(quick, functions))
 
 
-def apply(config, params, z):
-    return compiled(config, jax.config.jax_enable_x64)[1]({"params": params}, z, config.epsilon)
+def apply(config, params, z, mask=WHOLE):
+    return compiled(config, jax.config.jax_enable_x64)[1]({"params": params}, z, mask, config.epsilon)
 
 
 def initialised(config, seed=0):
-    params = compiled(config, jax.config.jax_enable_x64)[0](jax.random.key(seed), features(), config.epsilon)["params"]
+    init = compiled(config, jax.config.jax_enable_x64)[0]
+    params = init(jax.random.key(seed), features(), WHOLE, config.epsilon)["params"]
     # Initial biases are zero and would hide a missing one.
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
@@ -71,14 +80,15 @@ def reference_weights(layer):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("mask", [WHOLE, PART])
 @pytest.mark.parametrize("switch", [None, *SWITCHES])
-def test_decoder_is_the_reference(switch):
+def test_decoder_is_the_reference_on_the_patches_of_the_part(switch, mask):
     config = dataclasses.replace(SMALL, **({switch: SWITCHES[switch]} if switch else {}))
     params, z = initialised(config), features()
-    rebuilt = apply(config, params, z)
+    rebuilt = apply(config, params, z, mask)[:, mask]
     layers = [reference_weights(params[f"layer_{i}"]) for i in range(config.num_layers)]
     settings = {**dataclasses.asdict(config), "iterations": config.sinkhorn_iterations}
-    expected = reference.decoder(layers, np.asarray(z), np.asarray(params["prototypes"]), settings)
+    expected = reference.decoder(layers, np.asarray(z)[:, mask], np.asarray(params["prototypes"]), settings)
     np.testing.assert_allclose(rebuilt, np.stack(expected), atol=1e-7)
 
 
@@ -86,8 +96,9 @@ def test_decoder_is_the_reference(switch):
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_every_switch_changes_the_output(switch):
     config = dataclasses.replace(SMALL, **{switch: SWITCHES[switch]})
-    params = initialised(SMALL)
-    outputs = [apply(c, params, features()) for c in (SMALL, config)]
+    # All act on the decoder but for the initial gate, which acts on its parameters.
+    given = initialised(SMALL), initialised(config if switch == "gate_init" else SMALL)
+    outputs = [apply(c, params, features()) for c, params in zip((SMALL, config), given, strict=True)]
     assert np.abs(outputs[0] - outputs[1]).max(axis=(1, 2)).min() > 1e-4
 
 
@@ -97,35 +108,45 @@ def test_gru_is_the_reference():
     weights = {name: jnp.array(rng.normal(size=(2 * C, C))) for name in ("update", "reset", "candidate")}
     weights |= {f"{name}_bias": jnp.array(rng.normal(size=C)) for name in ("update", "reset", "candidate")}
     p, context = jnp.array(rng.normal(size=(2, 4, C)))
-    np.testing.assert_allclose(prototypes.gru(weights, p, context), reference.gru(weights, p, context), atol=1e-7)
+    np.testing.assert_allclose(apr.gru(weights, p, context), reference.gru(weights, p, context), atol=1e-7)
 
 
 def test_open_update_gate_keeps_the_prototypes():
     weights = {name: jnp.zeros((2 * C, C)) for name in ("update", "reset", "candidate")}
     weights |= {f"{name}_bias": jnp.full(C, 50.0) for name in ("update", "reset", "candidate")}
     p, context = features(0, (2, 4, C))
-    np.testing.assert_allclose(prototypes.gru(weights, p, context), p, atol=1e-6)
+    np.testing.assert_allclose(apr.gru(weights, p, context), p, atol=1e-6)
 
 
-def test_edges_are_the_reference():
+@pytest.mark.parametrize("self_edges", [True, False])
+def test_edges_are_the_reference(self_edges):
     p = np.asarray(features(3, (2, 5, C)))
-    senders, receivers = communication.cross_modal_edges(jnp.array(p), 2)
-    expected = reference.knn_edges(p[0], p[1], 2)
+    senders, receivers = mnc.cross_modal_edges(jnp.array(p), 2, self_edges)
+    expected = reference.knn_edges(p[0], p[1], 2, self_edges)
     assert sorted(zip(senders.tolist(), receivers.tolist(), strict=True)) == sorted(map(tuple, expected))
 
 
 def test_more_neighbours_than_prototypes_are_refused():
     with pytest.raises(ValueError, match="6 neighbours asked for, but each modality has 5 prototypes"):
-        communication.cross_modal_edges(features(3, (2, 5, C)), 6)
+        mnc.cross_modal_edges(features(3, (2, 5, C)), 6)
 
 
 def test_heads_must_divide_the_channels():
     config = dataclasses.replace(SMALL, heads=3)
     with pytest.raises(ValueError, match="8 channels cannot be divided among 3 heads"):
-        jax.eval_shape(Decoder(config).init, jax.random.key(0), features(), 0.1)
+        base.check(pirn.build(config, BOTH), base.shapes(2, 2, 1, N, C))
 
 
-@pytest.mark.parametrize(("name", "value"), [("injection", "none"), ("epsilon", 0.0), ("num_prototypes", 0)])
+@pytest.mark.parametrize("modalities", [("rgb",), ("rgb", "normals", "depth")])
+def test_other_than_two_modalities_are_refused(modalities):
+    with pytest.raises(ValueError, match=f"between two modalities, got {', '.join(modalities)}"):
+        pirn.build(SMALL, modalities)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("injection", "none"), ("epsilon", 0.0), ("num_prototypes", 0), ("gate_init", np.nan), ("neighbours", 11)],
+)
 def test_config_refuses_what_cannot_work(name, value):
     with pytest.raises(ValueError, match=name):
         Config(**{name: value})
@@ -159,53 +180,109 @@ def test_order_of_prototypes_does_not_matter(order):
     np.testing.assert_allclose(other, straight, atol=2e-4)
 
 
+def parts(mask=WHOLE, groups=1):
+    """Features of two parts."""
+    return Features(features(1, (2, 2, groups, N, C)), jnp.stack([jnp.asarray(mask), jnp.ones(N, bool)]))
+
+
 @functools.cache
 def start(config):
-    """A method, features of two parts and the parameters it begins with."""
-    method, batch = pirn(config), features(1, (2, 2, N, C))
-    return method, batch, quick(method.initial)(jax.random.key(0), batch)
+    """A method, features of two parts and the parameters it begins with, learned and fixed."""
+    method, batch = pirn.build(config, BOTH), parts()
+    return method, batch, *quick(method.start)(jax.random.key(0), batch)
 
 
 @functools.cache
 def first_gradient():
-    method, batch, params = start(SMALL)
-    return quick(jax.grad(lambda p: method.loss(p, batch)[0]))(params)
+    method, batch, learned, fixed = start(SMALL)
+    return quick(jax.grad(lambda p: method.loss(p, fixed, batch)[0]))(learned)
 
 
 def test_gate_is_not_inert():
     for i in range(SMALL.num_layers):
-        inject = first_gradient()["decoder"][f"layer_{i}"]["inject"]
+        inject = first_gradient()[f"layer_{i}"]["inject"]
         assert all(np.abs(leaf).min() > 0 for leaf in jax.tree.leaves(inject["gamma"]))
         assert np.abs(inject["value"]).max() > 0
 
 
-def test_no_gradient_reaches_the_scale_and_all_else_learns():
-    assert (first_gradient()["scale"] == 0).all()
-    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(first_gradient()["decoder"]))
+def test_every_learned_parameter_has_a_gradient():
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(first_gradient()))
+
+
+def test_optimiser_moments_exist_for_learned_parameters_alone():
+    method, batch, learned, fixed = start(SMALL)
+    programs = train.compile_programs(method)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    shared, rate = jax.tree.map(lambda x: x[None], batch), np.float32(Recipe().learning_rate)
+    start_of = keys, shared, np.zeros(1, int), np.zeros((1, 2), int), rate, programs.constants
+    state = programs.init.shapes(*start_of)
+    for moments in (state.optimizer.mu, state.optimizer.nu):
+        assert jax.tree.map(lambda x: x.shape[1:], moments) == jax.tree.map(jnp.shape, learned)
+    assert jax.tree.map(lambda x: x.shape[1:], state.fixed) == jax.tree.map(jnp.shape, fixed)
+    assert fixed.keys() == {"scale", "epsilon"}
 
 
 def test_score_does_not_depend_on_the_scale_of_the_features():
     # The paper's distances are cosines: multiplying one modality's features changes nothing.
-    method, batch, _ = start(SMALL)
-    factor = jnp.array([7.0, 0.01])[:, None, None]
-    score = quick(lambda x: method.score(method.initial(jax.random.key(0), x), x[0]))
-    plain, scaled = score(batch), score(batch * factor)
+    method, batch, _, _ = start(SMALL)
+    factor = jnp.array([7.0, 0.01])[:, None, None, None]
+    score = quick(lambda x: method.score(method.start(jax.random.key(0), x), train.take(x, 0)))
+    plain, scaled = score(batch), score(batch._replace(values=batch.values * factor))
     np.testing.assert_allclose(scaled, plain, atol=1e-5)
+
+
+@functools.cache
+def outcome(**switch):
+    """A function of a batch: fixed parameters, loss, metrics and gradient, and distances of the first part."""
+    method = pirn.build(dataclasses.replace(SMALL, num_layers=1, **switch), BOTH)
+
+    def run(batch):
+        learned, fixed = method.start(jax.random.key(0), batch)
+        loss = jax.value_and_grad(method.loss, has_aux=True)(learned, fixed, batch)
+        return fixed, *loss, method.score((learned, fixed), train.take(batch, 0))
+
+    return quick(run)
+
+
+@pytest.mark.parametrize("switch", [{}, {"injection": "paper"}])
+def test_patches_off_the_part_change_nothing_on_it(switch):
+    run, batch = outcome(**switch), parts(PART)
+    on = batch.mask[:, None, None, :, None]
+    others = jnp.where(on, batch.values, 5.0 * features(2, batch.values.shape))
+    *plain, distances = run(batch)
+    *found, of_others = run(batch._replace(values=others))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), found, plain)
+    np.testing.assert_allclose(of_others[:, PART], distances[:, PART], atol=1e-6)
+    # They would, if they showed the part.
+    moved = run(Features(others, jnp.ones_like(batch.mask)))[1][0]
+    assert abs(moved - plain[1][0]) > 1e-4
+
+
+def test_layer_groups_are_averaged():
+    run, batch = outcome(), parts(PART, groups=3)
+    mean = batch._replace(values=batch.values.mean(2, keepdims=True))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), run(batch), run(mean))
 
 
 @pytest.mark.parametrize("mnc", [True, False])
 def test_gates_and_use_of_prototypes_are_told_with_the_loss(mnc):
     config = dataclasses.replace(SMALL, mnc=mnc)
-    method, batch, params = start(config)
-    params = copy.deepcopy(params)
+    method, batch, learned, fixed = start(config)
+    learned = copy.deepcopy(learned)
     if mnc:
         for i, gamma in enumerate(([0.1, 2.0], [0.3, -1.0])):
-            params["decoder"][f"layer_{i}"]["inject"]["gamma"] = jnp.array(gamma)
-    loss, told = quick(method.loss)(params, batch)
+            learned[f"layer_{i}"]["inject"]["gamma"] = jnp.array(gamma)
+    loss, told = quick(method.loss)(learned, fixed, batch)
     np.testing.assert_allclose(loss, (told["loss_rgb"] + told["loss_normals"]) / 2, rtol=1e-6)
-    assert all(1 / config.num_prototypes <= told[f"prototype_use_{m}"] <= 1 for m in ("rgb", "normals"))
+    assert all(1 / config.num_prototypes <= told[f"prototype_use_{m}"] <= 1 for m in BOTH)
     assert told["prototype_use_rgb"] != told["prototype_use_normals"]
     assert ("gate_rgb" in told) == mnc
     if mnc:
         np.testing.assert_allclose(told["gate_rgb"], (np.tanh(0.1) + np.tanh(0.3)) / 2, rtol=1e-6)
         np.testing.assert_allclose(told["gate_normals"], (np.tanh(2.0) + np.tanh(-1.0)) / 2, rtol=1e-6)
+
+
+def test_gates_start_as_the_config_says():
+    _, _, learned, _ = start(dataclasses.replace(SMALL, gate_init=0.25))
+    for i in range(SMALL.num_layers):
+        np.testing.assert_array_equal(learned[f"layer_{i}"]["inject"]["gamma"], [0.25, 0.25])

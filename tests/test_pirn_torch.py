@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from pirn_jax.pirn import Config, pirn
-from pirn_jax.protocol import episodes, scoring, training
-from pirn_jax.protocol.episodes import Run
+from pirn_jax import scoring
+from pirn_jax.methods import pirn
+from pirn_jax.methods.base import Features, Recipe
+from pirn_jax.methods.pirn import Config
+from pirn_jax.training import episodes, parallel, train
+from pirn_jax.training.episodes import Run
 
 torch = pytest.importorskip("torch")
 from experiments.baselines_torch import pirn as torch_pirn  # noqa: E402
@@ -30,23 +33,24 @@ CONFIGS = {
     "bare": Config(num_layers=3, assignment="softmax", apr=False, mnc=False),
 }
 RUN = Run("part", PARTS, 3)
-RECIPE = training.Recipe(epochs=5, learning_rate=1e-3, batch_size=3)
+RECIPE = Recipe(epochs=5, learning_rate=1e-3, batch_size=3)
 
 
 @functools.cache
 def features(dtype=float):
-    """Features (parts, 2, n, c) whose modalities differ in scale, as encoders' do."""
-    values = np.random.default_rng(0).normal(size=(PARTS, 2, GRID**2, WIDTH))
-    return jnp.asarray(values * np.array([3.0, 0.5])[:, None, None], dtype)
+    """Features of some samples whose modalities differ in scale, as encoders' do."""
+    values = np.random.default_rng(0).normal(size=(PARTS, 2, 1, GRID**2, WIDTH))
+    scaled = jnp.asarray(values * np.array([3.0, 0.5])[:, None, None, None], dtype)
+    return Features(scaled, jnp.ones((PARTS, GRID**2), bool))
 
 
 @functools.cache
 def pair(name):
     """Our method, random parameters, and PyTorch's model with the same."""
-    method, rng = pirn(CONFIGS[name]), np.random.default_rng(1)
-    shapes = jax.eval_shape(method.init, jax.random.key(0), features())["decoder"]
+    method, rng = pirn.build(CONFIGS[name], ("rgb", "normals")), np.random.default_rng(1)
+    shapes, _ = jax.eval_shape(method.init, jax.random.key(0), features())
     draw = lambda leaf: rng.normal(scale=leaf.shape[-2:][0] ** -0.5, size=leaf.shape)  # noqa: E731
-    params = {**method.fixed, "scale": np.array([2.0, 0.7]), "decoder": jax.tree.map(draw, shapes)}
+    params = jax.tree.map(draw, shapes), {**method.constants, "scale": np.array([2.0, 0.7])}
     return method, params, torch_pirn.load(CONFIGS[name], params)
 
 
@@ -56,8 +60,9 @@ def ours(name):
     method, params, _ = pair(name)
 
     def run(params, values):
-        distances = jax.vmap(lambda part: method.score(params, part))(values)
-        return distances, *jax.value_and_grad(lambda params: method.loss(params, values)[0])(params)
+        learned, fixed = params
+        distances = jax.vmap(lambda sample: method.score(params, sample))(values)
+        return distances, *jax.value_and_grad(lambda learned: method.loss(learned, fixed, values)[0])(learned)
 
     # Few operations are run, so most of the time would go into optimising them.
     return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})(params, features())
@@ -73,7 +78,7 @@ def distances(name):
 
 def theirs(values):
     """Features for PyTorch, modalities first."""
-    return torch.from_numpy(np.array(values)).transpose(0, 1)
+    return torch.from_numpy(np.array(values.values[:, :, 0])).transpose(0, 1)
 
 
 def agree(found, expected, tolerance):
@@ -98,7 +103,7 @@ def test_fused_maps_agree(name):
     smooth = scipy.ndimage.gaussian_filter(resize(patches, size=side).numpy(), sigma, axes=(2, 3))
     square = resize(torch.from_numpy(smooth), size=max(height, width)).sum(1)[0].numpy()
     margin = (width - height) // 2
-    found = scoring.Maps(GRID, side, sigma).fused(np.asarray(ours(name)[0][0]), (height, width))
+    found = scoring.Maps(GRID, side, sigma).fused(np.asarray(ours(name)[0][0]), np.ones(2), (height, width))
     agree(found, square[margin : margin + height], 1e-5)
 
 
@@ -113,24 +118,25 @@ def test_loss_and_gradient_of_a_step_agree(name):
     np.testing.assert_allclose(loss, expected.item(), rtol=1e-10)
     paths = jax.tree.leaves_with_path(gradient)
     found = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
-    assert found.keys() == dict(model.named_parameters()).keys() | {"scale", "epsilon"}
-    for path, parameter in model.named_parameters():
+    assert {f"decoder.{path}" for path in found} == dict(model.named_parameters()).keys()
+    for path, parameter in model.decoder.named_parameters():
         agree(found[path], parameter.grad, 1e-10)
 
 
 def test_ten_steps_of_training_agree():
     config, values = Config(num_layers=1), features(np.float32)
-    method, chosen = pirn(config), episodes.draw(RUN, PARTS)
-    programs = training.compile_programs(method)
-    start = training.initialise(programs, [RUN], values[None], np.zeros(1, int), chosen[None], RECIPE)[0].params
-    model = torch_pirn.load(config, jax.tree.map(lambda leaf: leaf[0], start))
-    params, told = training.train(programs, [RUN], values[None], np.zeros(1, int), chosen[None], RECIPE)
+    method, chosen = pirn.build(config, ("rgb", "normals")), episodes.draw(RUN, PARTS)
+    programs, shared = train.compile_programs(method), jax.tree.map(lambda x: x[None], values)
+    (start,) = train.initialise(programs, [RUN], shared, np.zeros(1, int), chosen[None], RECIPE)
+    model = torch_pirn.load(config, jax.tree.map(lambda leaf: leaf[0], (start.learned, start.fixed)))
+    trained, told = train.train(programs, [RUN], shared, np.zeros(1, int), chosen[None], RECIPE)
     order = chosen[episodes.batches(RUN, RECIPE.epochs, RECIPE.batch_size)]
-    losses = torch_pirn.train(model, (theirs(values[some]) for some in order), RECIPE.learning_rate)
+    batches = (theirs(train.take(values, some)) for some in order)
+    losses = torch_pirn.train(model, batches, RECIPE.learning_rate)
     assert len(losses) == 10
     assert losses[-1] < losses[0] - 0.01
     np.testing.assert_allclose(told["loss"][0], losses, rtol=1e-4)
-    agree(params["decoder"]["prototypes"][0], model.decoder.prototypes.detach(), 1e-4)
+    agree(parallel.collect(trained.learned)["prototypes"][0], model.decoder.prototypes.detach(), 1e-4)
 
 
 def test_encoding_is_the_mean_of_the_blocks_patch_tokens():
@@ -149,7 +155,7 @@ def test_encoding_is_the_mean_of_the_blocks_patch_tokens():
 
 
 def test_parameters_of_another_config_are_refused():
-    params = {"decoder": {"prototypes": np.zeros((2, 10, WIDTH))}}
+    params = {"prototypes": np.zeros((2, 10, WIDTH))}, {"scale": np.ones(2)}
     with pytest.raises(RuntimeError, match=r"Missing key.*decoder\.layer_2\.refine\.update"):
         torch_pirn.load(Config(num_layers=3), params)
 

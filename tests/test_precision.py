@@ -10,17 +10,21 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from pirn_jax import features, gathering, inspector
+from pirn_jax import features, scoring
 from pirn_jax.data.sample import Files, Record, Splits
 from pirn_jax.encoders import pretrained
 from pirn_jax.inputs import Preparation
-from pirn_jax.pirn import Config, pirn
-from pirn_jax.pirn.precision import factors, product
-from pirn_jax.protocol import scoring, training
-from pirn_jax.protocol.episodes import Run
-from pirn_jax.report import archive
-from pirn_jax.spec import Spec, describe
+from pirn_jax.inspection import inspector
+from pirn_jax.methods import base, pirn
+from pirn_jax.methods.base import Features, Recipe
+from pirn_jax.methods.pirn import Config
+from pirn_jax.methods.pirn.precision import factors, product
+from pirn_jax.study import data, storage
+from pirn_jax.study.spec import Spec, describe
+from pirn_jax.training import train
+from pirn_jax.training.episodes import Run
 
+BOTH = ("rgb", "normals")
 PARTS, N, C, STEPS = 5, 29, 12, 40
 FULL = Config(num_prototypes=5, sinkhorn_iterations=7, neighbours=2, heads=2)
 HALF = dataclasses.replace(FULL, precision="bfloat16")
@@ -39,23 +43,25 @@ def parts():
     rng = np.random.default_rng(0)
     found = rng.normal(size=(2, 3, C))[:, rng.integers(3, size=N)] + 0.3 * rng.normal(size=(PARTS, 2, N, C))
     found[-1, :, :5] = rng.normal(scale=2, size=(2, 5, C))
-    return np.asarray(found[None], np.float32)
+    return Features(jnp.asarray(found[None, :, :, None], jnp.float32), jnp.ones((1, PARTS, N), bool))
 
 
 def started(method, parts):
     """The state of one run before its training: of any precision the same, drawn where nothing has to be compiled."""
-    programs, rng = training.compile_programs(method), np.random.default_rng(1)
+    programs, rng = train.compile_programs(method), np.random.default_rng(1)
     key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    shapes = programs.init.shapes(key, parts, np.zeros(1, int), np.zeros((1, 2), int), np.float32(3e-3), programs.fixed)
+    rate = np.float32(3e-3)
+    shapes = programs.init.shapes(key, parts, np.zeros(1, int), np.zeros((1, 2), int), rate, programs.constants)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    drawn = jax.tree.map(lambda x: np.asarray(rng.normal(scale=0.3, size=x.shape), x.dtype), state.params["decoder"])
+    drawn = jax.tree.map(lambda x: np.asarray(rng.normal(scale=0.3, size=x.shape), x.dtype), state.learned)
     drawn["prototypes"] /= 0.3
-    params = {"scale": np.ones_like(state.params["scale"]), "epsilon": np.full(1, 0.05, np.float32), "decoder": drawn}
-    return programs, state._replace(params=params, learning_rate=np.full(1, 3e-3, np.float32))
+    fixed = {"scale": np.ones_like(state.fixed["scale"]), "epsilon": np.full(1, 0.05, np.float32)}
+    return programs, state._replace(learned=drawn, fixed=fixed, learning_rate=np.full(1, 3e-3, np.float32))
 
 
-def score(config, params, parts):
-    return scoring.score(scoring.compile_program(pirn(config)), params, jnp.asarray(parts), np.zeros(1, int))
+def score(config, state, parts):
+    program = scoring.compile_program(pirn.build(config, BOTH))
+    return scoring.score(program, [(state.learned, state.fixed)], parts, np.zeros(1, int))
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +69,10 @@ def trained(parts):
     """By precision the state after some steps and patch distances of all parts, (PARTS, 2, N)."""
     found, order = {}, np.random.default_rng(2).integers(PARTS - 1, size=(1, STEPS, 2))
     for config in (dataclasses.replace(of, num_layers=1) for of in (FULL, HALF)):
-        programs, state = started(pirn(config), parts)
+        programs, state = started(pirn.build(config, BOTH), parts)
         state, metrics = programs.steps(state, parts, np.zeros(1, int), order)
         assert metrics["loss"][0, -1] < 0.8 * metrics["loss"][0, 0]
-        found[config.precision] = state, score(config, state.params, parts)[0]
+        found[config.precision] = state, score(config, state, parts)[0]
     return found
 
 
@@ -99,11 +105,12 @@ def equations(jaxpr):
 
 
 @pytest.mark.parametrize(("injection", "stored"), [("query_only", jnp.bfloat16), ("paper", jnp.float32)])
-def test_what_is_rounded_are_the_features_and_the_factors_of_products_with_weights_and_patches(injection, stored):
-    method = pirn(dataclasses.replace(HALF, injection=injection))
-    batch = jax.ShapeDtypeStruct((2, 2, N, C), stored)
-    params = jax.eval_shape(method.initial, jax.eval_shape(lambda: jax.random.key(0)), batch)
-    traced = jax.make_jaxpr(jax.value_and_grad(method.loss, has_aux=True))(params, batch)
+def test_bfloat16_rounds_only_features_and_matmul_operands(injection, stored):
+    method = pirn.build(dataclasses.replace(HALF, injection=injection), BOTH)
+    batch = base.shapes(2, 2, 1, N, C)
+    batch = batch._replace(values=jax.ShapeDtypeStruct(batch.values.shape, stored))
+    learned, fixed = jax.eval_shape(method.start, jax.eval_shape(lambda: jax.random.key(0)), batch)
+    traced = jax.make_jaxpr(jax.value_and_grad(method.loss, has_aux=True))(learned, fixed, batch)
     leaves = [e for e in equations(traced.jaxpr) if not any(map(is_program, e.params.values()))]
     # Nothing is computed in bfloat16: features that are stored in it are widened first.
     assert {e.primitive.name for e in leaves if is_narrow(*e.invars)} <= {"convert_element_type"}
@@ -133,7 +140,7 @@ def rank_correlation(a, b):
 
 def test_the_same_parameters_give_nearly_the_distances_of_float32(trained, parts):
     state, full = trained["float32"]
-    half = score(dataclasses.replace(HALF, num_layers=1), state.params, parts)[0]
+    half = score(dataclasses.replace(HALF, num_layers=1), state, parts)[0]
     difference = np.abs(half - full)
     assert 1e-4 < difference.max() < 0.05
     assert difference.mean() < 0.01 * full.mean()
@@ -148,13 +155,15 @@ def test_training_in_either_precision_finds_the_odd_patches(trained):
     assert rank_correlation(half, full) > 0.85
 
 
-def test_features_are_scaled_by_what_is_kept_of_them_however_they_are_stored(parts):
-    scale = jax.jit(lambda features: pirn(HALF).initial(jax.random.key(0), features)["scale"])
-    expected = np.sqrt((nearest(parts) ** 2).mean((0, 1, 3, 4)))
+def test_scale_is_that_of_rounded_features_in_either_storage_type(parts):
+    method, support = pirn.build(HALF, BOTH), train.take(parts, 0)
+    scale = jax.jit(lambda features: method.start(jax.random.key(0), features)[1]["scale"])
+    expected = np.sqrt((nearest(support.values) ** 2).mean((0, 2, 3, 4)))
     for dtype in (jnp.float32, jnp.bfloat16):
-        found = scale(parts[0].astype(dtype))
+        found = scale(support._replace(values=support.values.astype(dtype)))
         assert found.dtype == jnp.float32
-        np.testing.assert_allclose(found, expected, rtol=1e-6)
+        # Without rounding they would differ by 9e-6 and 4e-5.
+        np.testing.assert_allclose(found, expected, rtol=3e-6)
 
 
 def test_an_unknown_precision_is_refused():
@@ -164,7 +173,7 @@ def test_an_unknown_precision_is_refused():
 
 def spec(config):
     encoder = pretrained.load("builtin")
-    return Spec("mvtec3d", (2,), 1, "pirn", config, training.Recipe(), encoder, Preparation(56), 4.0)
+    return Spec("mvtec3d", (2,), 1, "pirn", config, Recipe(), encoder, Preparation(56))
 
 
 @contextlib.contextmanager
@@ -173,30 +182,34 @@ def silent(title, total):
 
 
 @pytest.mark.parametrize(("configs", "dtype"), [((HALF,), jnp.bfloat16), ((HALF, FULL), jnp.float32)])
-def test_features_lie_on_the_device_as_narrow_as_all_studies_allow(configs, dtype, parts, monkeypatch):
+def test_features_are_stored_in_bfloat16_if_all_studies_use_it(configs, dtype, parts, monkeypatch):
     records = [Record("knob", "train", "good", str(i), Files(pathlib.Path(), None)) for i in range(PARTS)]
     splits = Splits(records[:3], [], records[3:])
-    drawn = gathering.Drawn({"knob": splits}, {}, {"knob": [0, 1, 2]}, records, [""] * PARTS, [], [""] * PARTS)
-    monkeypatch.setattr(features, "extract", lambda *given: (parts[0], [""] * PARTS))
-    found = gathering.gather([spec(config) for config in configs], drawn, silent)
-    assert found.train.dtype == found.test.dtype == dtype
-    assert found.stored_in(dtype.__name__).test is found.test
+    names, masks = [""] * PARTS, [None] * PARTS
+    selection = data.Selection({"knob": splits}, {}, {"knob": [0, 1, 2]}, records, names, masks, names)
+    extracted = features.Extracted(np.asarray(parts.values[0]), np.asarray(parts.mask[0]), names)
+    monkeypatch.setattr(features, "extract", lambda *given: extracted)
+    found = data.load([spec(config) for config in configs], selection, silent)
+    assert found.train.values.dtype == found.test.values.dtype == dtype
+    assert found.stored_in(dtype.__name__).test.values is found.test.values
     half = found.stored_in("bfloat16")
-    assert half.train.dtype == half.test.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(half.train, nearest(parts[:, :3]))
-    np.testing.assert_array_equal(half.test, nearest(parts[:, 3:]))
+    assert half.train.values.dtype == half.test.values.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(half.train.values, nearest(parts.values[:, :3]))
+    np.testing.assert_array_equal(half.test.values, nearest(parts.values[:, 3:]))
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_finished_run_inspects_in_the_precision_of_its_study(precision, tmp_path):
     of = spec(dataclasses.replace(FULL, num_layers=1, apr=False, precision=precision))
-    batch = np.zeros((2, 2, 16, of.encoder.config.width), np.float32)
-    shapes = jax.eval_shape(pirn(of.config).initial, jax.eval_shape(lambda: jax.random.key(0)), batch)
+    shapes = base.params_shapes(of.build(), base.shapes(2, 2, 1, of.grid**2, of.encoder.config.width))
     params = jax.tree.map(lambda leaf: np.zeros((1, *leaf.shape), leaf.dtype), shapes)
-    archive.save_group(tmp_path, "2-000", describe(of, ["knob"], []), params, {}, {"runs": [Run("knob", 2, 0)]})
+    storage.save_group(tmp_path, "2-000", describe(of, ["knob"], []), params, {}, {"runs": [Run("knob", 2, 0)]})
     ready = inspector.load(tmp_path, Run("knob", 2, 0))
     images = np.zeros((1, 2, 56, 56, 3), np.uint8)
-    inspect = jax.make_jaxpr(lambda weights, params, images: ready.program(weights, params, images, (56, 56)))
-    traced = inspect(ready.encoder.params, ready.params, images)
+    mask = np.ones((1, of.grid**2), bool)
+    inspect = jax.make_jaxpr(
+        lambda weights, params, images: ready.program(weights, params, ready.scales, images, mask, (56, 56))
+    )
+    traced = inspect(ready.spec.encoder.params, ready.params, images)
     algorithms = [e.params["precision"] for e in equations(traced.jaxpr) if e.primitive.name == "dot_general"]
     assert (ALGORITHM in algorithms) == (precision == "bfloat16")

@@ -290,7 +290,7 @@ def test_the_recipe_gives_an_encoder_and_continues_where_it_was_interrupted(reci
     train_builtin_encoder.main(["train"])
     whole = pretrained.load(str(recipe / "a.safetensors"))
     assert whole.config.width == 64
-    assert whole.blocks == (2,)
+    assert whole.groups == ((2,),)
     assert "step 6" in capsys.readouterr().out
 
     kept = train_builtin_encoder.store

@@ -1,23 +1,25 @@
-"""Processes that share a study: who does what, signs of life, and the command with two real processes."""
+"""Processes that share a study through `jax.distributed`: flags, launchers, and the command with two real processes."""
 
 import json
-import pathlib
+import re
 import signal
-import threading
+import socket
 import time
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from experiments import processes as told
+from experiments import processes
 from pirn_jax.data.problems import InputError
-from pirn_jax.processes import Team
+from pirn_jax.training import parallel
 from tests import commands
 
 # Eleven runs are two groups: one for each process.
 STUDY = ("--debug", "--encoder=random", "--num_layers=1", "--nomnc", "--noapr", "--categories=knob", "--seeds=11")
+STUDY += ("--epochs=200", "--checkpoint_minutes=0")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,104 +28,81 @@ def parsed_flags():
         flags.FLAGS(["test"])
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_every_turn_is_taken_by_one_process(count):
-    team = [Team(index=i, count=count) for i in range(count)]
-    for turn in range(20):
-        assert sum(one.takes(turn) for one in team) == 1
-    shares = [sum(one.takes(turn) for turn in range(20)) for one in team]
-    assert max(shares) - min(shares) <= 1
-
-
-def test_what_another_process_finishes_is_waited_for_as_long_as_it_lives(tmp_path):
-    here, other = (Team(tmp_path / "processes", i, 2, patience=1.0) for i in range(2))
-    found = []
-    with other.at_work():
-        # Longer than the patience.
-        threading.Timer(2.0, lambda: found.append("group")).start()
-        assert here.wait(1, "group 2-001", lambda: found[0] if found else None) == "group"
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_process_that_is_missing_is_told(tmp_path):
-    here = Team(tmp_path / "study" / "processes", 0, 3, patience=0.5)
-    sentence = "study: process 2 of 3 has not finished group 2-005 and has shown no sign of life for 0.5 s; see what it"
-    with here.at_work(), pytest.raises(InputError, match=sentence):
-        here.wait(5, "group 2-005", lambda: None)
-
-
-def test_a_sign_that_a_dead_process_left_is_no_sign_of_life(tmp_path):
-    (tmp_path / "1-of-2").write_text("17\n")
-    with pytest.raises(InputError, match="process 1 of 2"):
-        Team(tmp_path, 0, 2, patience=0.3).wait(1, "group", lambda: None)
-
-
-def test_processes_that_cut_the_study_differently_do_not_wait_forever(tmp_path):
-    here, other = (Team(tmp_path, i, 2, patience=1.0) for i in range(2))
-    here.plan, other.plan = "10 of 5 shots", "16 of 5 shots"
-    message = r"process 1 of 2 cuts the study into other groups \(16 of 5 shots\) than process 0 \(10 of 5 shots\)"
-    with other.at_work(), pytest.raises(InputError, match=message):
-        here.wait(1, "group", lambda: None)
-
-
-def test_a_process_alone_leaves_nothing(tmp_path):
-    team = Team(tmp_path / "processes")
-    with team.at_work():
-        assert list(tmp_path.iterdir()) == []
-
-
-SLURM = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4"}
+SRUN = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NTASKS": "4"}
+ADDRESS = {"coordinator_address": "host:1234"}
 
 
 @pytest.mark.parametrize(
     ("environment", "given", "expected"),
     [
-        ({}, {}, (0, 1)),
-        ({}, {"num_processes": 1}, (0, 1)),
-        ({}, {"num_processes": 2, "process_id": 1}, (1, 2)),
-        (SLURM, {}, (2, 4)),
-        (SLURM, {"num_processes": 1, "process_id": 0}, (0, 1)),
+        ({}, {}, []),
+        ({}, {**ADDRESS, "num_processes": 1, "process_id": 0}, []),
+        ({}, {**ADDRESS, "num_processes": 2, "process_id": 1}, [("host:1234", 2, 1)]),
+        (SRUN, {}, [(None, None, None)]),
+        (SRUN, {**ADDRESS, "num_processes": 2, "process_id": 0}, [("host:1234", 2, 0)]),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, {}, [(None, None, None)]),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, {}, []),
         # The script of a job that asks for four tasks is one process, and so is a member of an array.
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_ARRAY_TASK_ID": "3"}, {}, (0, 1)),
-        ({"JOB_COMPLETION_INDEX": "3"}, {"num_processes": 5}, (3, 5)),
-        ({"JOB_COMPLETION_INDEX": "3"}, {}, (0, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_ARRAY_TASK_ID": "3"}, {}, []),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "1"}, {}, [(None, None, None)]),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, {}, []),
     ],
 )
-def test_flags_go_before_slurm_and_kubernetes(environment, given, expected):
+def test_processes_are_joined_where_flags_or_a_launcher_say_so(environment, given, expected, monkeypatch):
+    joined = []
+    monkeypatch.setattr(parallel, "connect", lambda *arguments: joined.append(arguments))
     with flagsaver.flagsaver(**given):
-        team = told.team(pathlib.Path("out"), environment)
-    assert (team.index, team.count) == expected
+        processes.connect(environment)
+    assert joined == expected
 
 
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"num_processes": 2}, "--process_id: neither given nor told by SLURM or Kubernetes; give it"),
-        ({"process_id": 1}, "--num_processes: neither given nor told by SLURM or Kubernetes; give it"),
-        ({"num_processes": 2, "process_id": 2}, "--process_id=2: with --num_processes=2 ids go from 0 to 1"),
+        ({"num_processes": 2}, "--coordinator_address, --process_id: not given; without a launcher"),
+        ({"process_id": 1}, "--coordinator_address, --num_processes: not given"),
+        ({**ADDRESS, "num_processes": 2, "process_id": 2}, "--process_id=2: with --num_processes=2 ids go from 0 to 1"),
     ],
 )
-def test_what_does_not_fit_is_refused(given, sentence):
+def test_incomplete_flags_are_refused(given, sentence):
     with flagsaver.flagsaver(**given), pytest.raises(InputError, match=sentence):
-        told.team(pathlib.Path("out"), {})
+        processes.connect({})
+
+
+def test_a_launcher_that_does_not_tell_enough_is_told(monkeypatch):
+    def fail(*arguments, **options):
+        raise ValueError("coordinator_address should be defined.\nmore")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(InputError, match="processes cannot be joined: coordinator_address should be defined.$"):
+        parallel.connect(None, None, None)
+
+
+def test_a_process_alone_waits_for_nobody():
+    assert parallel.process() == (0, 1)
+    parallel.barrier("groups")
 
 
 def start(cache, output, *more):
     return commands.Command("experiments.fewshot", *STUDY, f"--output_dir={output}", *more, PIRN_CACHE=str(cache))
 
 
-def start_team(cache, output, patience=60):
-    return [start(cache, output, "--num_processes=2", f"--process_id={i}", f"--patience={patience}") for i in range(2)]
+def start_two(cache, output):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = f"--coordinator_address=127.0.0.1:{port}", "--num_processes=2"
+    return [start(cache, output, *shared, f"--process_id={i}") for i in range(2)]
 
 
 def finish(process):
     done = process.finish()
-    return done.returncode, done.stdout, done.stderr.splitlines()
+    return done.returncode, done.stdout, done.stderr
 
 
 def measured(output):
     results = json.loads((output / "results.json").read_text())
-    return {key: results[key] for key in ("settings", "results", "more_results", "mean", "episodes")}
+    return {key: results[key] for key in ("results", "more_results", "mean")}, results["settings"], results["episodes"]
 
 
 def arrays(output):
@@ -134,29 +113,43 @@ def arrays(output):
     return found
 
 
+def assert_close(one, two):
+    """Nested dictionaries and lists of numbers."""
+    leaves, tree = jax.tree.flatten(one)
+    others, other_tree = jax.tree.flatten(two)
+    assert tree == other_tree
+    np.testing.assert_allclose(np.array(leaves, float), np.array(others, float), atol=1e-5)
+
+
 @pytest.mark.slow
-def test_two_processes_survive_the_death_of_one_and_end_as_one_process_does(tmp_path):
+def test_two_processes_give_the_results_of_one_and_continue_after_one_was_killed(tmp_path):
     cache, alone, shared = tmp_path / "cache", tmp_path / "alone", tmp_path / "shared"
     assert finish(start(cache, alone))[0] == 0
-    first, second = start_team(cache, shared, patience=5)
-    while not list((shared / "processes").glob("1-of-2")):
+    first, second = start_two(cache, shared)
+    while not list((shared / "checkpoints" / "2-001").glob("0*")):
         assert second.poll() is None
-        time.sleep(0.05)
+        time.sleep(0.02)
     second.send(signal.SIGKILL)
-    second.finish()
-    status, _, errors = finish(first)
-    assert status == 1
-    assert "process 1 of 2 has not finished group 2-001 and has shown no sign of life for 5 s" in errors[-1]
-    assert sum(line.startswith("error:") for line in errors) == 1
-    assert {path.name for path in (shared / "groups").iterdir()} == {"2-000.npz"}
+    begin = time.monotonic()
+    assert finish(second)[0] == -signal.SIGKILL
+    status, output, errors = finish(first)
+    assert status != 0
+    assert time.monotonic() - begin < 60
+    assert "shows it" not in output
+    assert re.search("another process has ended|heartbeat|unhealthy|another task died", errors), errors[-2000:]
+    assert not (shared / "results.json").exists()
+    finished = [path.name for path in (shared / "groups").glob("*.npz")]
+    assert "2-001.npz" not in finished
 
-    (status, output, errors), (other, nothing, _) = map(finish, start_team(cache, shared))
+    (status, output, errors), (other, nothing, _) = map(finish, start_two(cache, shared))
     assert (status, other) == (0, 0), errors
     assert "report.html shows it" in output
-    assert nothing == ""
-    assert not any(line.startswith("training") for line in errors), "process 0 had finished its group"
-    assert measured(shared) == measured(alone)
+    assert "shows it" not in nothing, "process 0 alone writes results"
+    assert ("training" in errors) == ("2-000.npz" not in finished), "finished groups stay"
+    (numbers, *rest), (expected, *same) = measured(shared), measured(alone)
+    assert rest == same
+    assert_close(numbers, expected)
     one, two = arrays(alone), arrays(shared)
     assert one.keys() == two.keys()
-    assert all(one[key].tobytes() == two[key].tobytes() for key in one)
-    assert not (shared / "processes").exists()
+    for name, values in one.items():
+        np.testing.assert_allclose(two[name], values, atol=1e-5, err_msg=str(name))

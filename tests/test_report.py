@@ -333,4 +333,4 @@ def test_all_maps_of_a_gallery_share_one_scale_of_which_each_modality_has_half(g
 def test_picture_refuses_an_unknown_kind(gallery):
     good = gallery.pictures[0]
     with pytest.raises(ValueError, match="'nice'.*best detected"):
-        page.Picture("nice", "a", "b", 0.0, good.rgb, good.normals, good.maps, good.fused, None)
+        page.Picture("nice", "a", "b", 0.0, good.rgb, "Normals", good.geometry, good.maps, good.fused, None)

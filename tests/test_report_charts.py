@@ -6,7 +6,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from pirn_jax.report import charts, page, published
+from pirn_jax.methods import METHODS
+from pirn_jax.report import charts, page
 from tests import reports
 
 
@@ -115,13 +116,17 @@ def of_mvtec(shots):
     ],
 )
 def test_published_numbers_belong_to_a_data_set_and_a_number_of_shots(dataset, shots, found):
-    assert [row.image_auroc for row in published.rows({"dataset": dataset}, shots)] == found
+    results = {"dataset": dataset, "method": "pirn"}
+    assert [row.image_auroc for row in page.published(results, shots)] == found
+    assert page.published({**results, "method": "patchcore"}, shots) == []
+    assert page.published({**results, "method": "another"}, shots) == []
 
 
 def test_published_numbers_are_fractions_that_rise_with_shots():
-    for dataset in published.CATEGORIES:
-        main = [row for row in published.ROWS if row.dataset == dataset and row.table != "Table 10"]
-        values = [[value or 0.0 for value in row[3:]] for row in main]
+    rows = METHODS["pirn"].published
+    for dataset in {row.dataset for row in rows}:
+        main = [row for row in rows if row.dataset == dataset and "Table 10" not in row.source]
+        values = [[value or 0.0 for value in row[4:]] for row in main]
         assert (np.diff(values, axis=0) > 0).all()
         assert 0 < np.max(values) < 1
 
@@ -132,7 +137,7 @@ def test_page_shows_published_numbers_beside_a_run_of_the_same_kind_only(tmp_pat
         text = (tmp_path / "report.html").read_text("utf-8")
         assert ("Table 1, mean of 10 categories" in text and "0.922" in text) == shown
         assert ("Table 10" in text and "0.923" in text) == shown
-        assert ("single numbers" in text) == shown
+        assert ("its own numbers" in text) == shown
 
 
 def test_page_draws_shots_only_where_there_are_several(tmp_path):

@@ -9,7 +9,8 @@ from absl.testing import flagsaver
 
 from experiments import report
 from pirn_jax.data.problems import InputError
-from pirn_jax.report import archive, finished, gallery, page, pictures
+from pirn_jax.report import finished, gallery, page, pictures
+from pirn_jax.study import storage
 from tests import commands, reports
 
 
@@ -19,7 +20,7 @@ def directory(tmp_path):
     path, results = tmp_path / "run", reports.results()
     for number, runs in enumerate((2, 1)):
         losses = np.full((runs, 3), float(number))
-        archive.save_group(
+        storage.save_group(
             path,
             f"2-{number:03d}",
             results["settings"],
@@ -28,7 +29,7 @@ def directory(tmp_path):
             {},
         )
     pictures.save(path / finished.GALLERY, [reports.gallery()])
-    archive.write_json(path / "results.json", results)
+    storage.write_json(path / "results.json", results)
     return path
 
 
@@ -41,10 +42,10 @@ def test_galleries_come_back_as_they_were(tmp_path):
         np.testing.assert_array_equal(after.good_scores, before.good_scores)
         np.testing.assert_array_equal(after.defect_scores, before.defect_scores)
         for found, expected in zip(after.pictures, before.pictures, strict=True):
-            for name in ("kind", "sample_id", "defect", "score"):
+            for name in ("kind", "sample_id", "defect", "score", "geometry_name"):
                 assert getattr(found, name) == getattr(expected, name)
             np.testing.assert_array_equal(found.rgb, expected.rgb)
-            np.testing.assert_array_equal(found.normals, expected.normals)
+            np.testing.assert_array_equal(found.geometry, expected.geometry)
             np.testing.assert_array_equal(found.gt, expected.gt)
             np.testing.assert_allclose(found.fused, expected.fused, atol=1e-3)
             assert list(found.maps) == list(expected.maps)
@@ -64,7 +65,7 @@ def test_page_made_again_equals_the_page_of_the_run(tmp_path, directory):
 def test_histories_leave_out_groups_of_other_studies(directory):
     archive_of_other = {"train_loss": np.full((1, 3), 9.0)}
     (directory / "settings.json").unlink()
-    archive.save_group(directory, "10-000", {"other": 1}, {"w": np.zeros(1)}, archive_of_other, {})
+    storage.save_group(directory, "10-000", {"other": 1}, {"w": np.zeros(1)}, archive_of_other, {})
     assert list(finished.read(directory).histories) == ["2"]
 
 
@@ -116,7 +117,7 @@ def test_command_writes_a_page_of_one_run_and_a_comparison_of_several(tmp_path, 
     flags.FLAGS.mark_as_parsed()
     other = tmp_path / "other"
     other.mkdir()
-    archive.write_json(other / "results.json", reports.results())
+    storage.write_json(other / "results.json", reports.results())
     build("run")
     assert (directory / "report.html").exists()
     build("run", "other")
@@ -144,7 +145,8 @@ def test_a_page_of_ten_categories_stays_under_15_megabytes(tmp_path):
     smooth = np.sin(np.linspace(0, 9, side))[:, None] * np.cos(np.linspace(0, 9, side))
     maps = {"RGB map": smooth, "Normals map": smooth}
     shown = [
-        page.Picture(kind, "a", "dent", 1.0, photo, photo, maps, 2 * smooth, smooth > 0.9) for kind in page.KINDS
+        page.Picture(kind, "a", "dent", 1.0, photo, "Normals", photo, maps, 2 * smooth, smooth > 0.9)
+        for kind in page.KINDS
     ] * 2
     one = page.Gallery("2", "a", 0, shown, np.ones(3), np.ones(3), (-1.0, 1.0))
     page.write_page(tmp_path / "report.html", reports.results(), [one])

@@ -1,4 +1,4 @@
-"""The gallery shows the parts that tell most, worst first, as the method saw them."""
+"""Choice of the gallery's samples, worst first, and their pictures."""
 
 import dataclasses
 
@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 
 from pirn_jax.data.sample import Record
+from pirn_jax.encoders import pretrained
 from pirn_jax.inputs import Preparation
-from pirn_jax.protocol.episodes import Run
-from pirn_jax.protocol.scoring import Maps
+from pirn_jax.methods.patchcore import Config
 from pirn_jax.report import gallery
+from pirn_jax.study.spec import Spec
+from pirn_jax.training.episodes import Run
 
 SIZE = (40, 60)
-MAPS = Maps(grid=4, input_size=16, sigma=0.0)
-NATIVE = Preparation(size=16, normals="native", foreground="none")
+NATIVE = Preparation(size=56, normals="native", foreground="none")
+ONES = np.ones(2, np.float32)
+SPEC = Spec("mvtec3d", (5,), 4, "patchcore", Config(), None, pretrained.load("random"), NATIVE, sigma=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +47,14 @@ class InMemory:
         return np.full((*self.size(), 3), 90, np.uint8), None, normals.copy()
 
 
-def build(scores, defects, marked=True, scale=1):
+def build(scores, defects, marked=True, scale=1, scales=ONES, spec=SPEC):
     """The gallery of parts with constant maps, whose scores are given."""
     records = [
         Record("knob", "test", defect, f"test/{defect}/{i}", InMemory(str(i), marked and defect != "good", scale))
         for i, defect in enumerate(defects)
     ]
     distances = np.array(scores, np.float32)[:, None, None] / 2 * np.ones((1, 2, 16), np.float32)
-    return gallery.build(Run("knob", 5, 3), records, distances, MAPS, NATIVE)
+    return gallery.build(Run("knob", 5, 3), records, distances * scales[:, None], scales, spec)
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def test_few_parts_are_shown_once():
 
 def test_maps_add_up_and_pictures_keep_proportions(built):
     for picture in built.pictures:
-        assert picture.rgb.shape == picture.normals.shape == (*SIZE, 3)
+        assert picture.rgb.shape == picture.geometry.shape == (*SIZE, 3)
         np.testing.assert_allclose(sum(picture.maps.values()), picture.fused, atol=1e-6)
         np.testing.assert_allclose(picture.fused.max(), picture.score, atol=1e-6)
 
@@ -100,3 +103,19 @@ def test_an_unmarked_defect_has_no_ground_truth_and_a_good_part_an_empty_one():
     defective, good = sorted((defective, good), key=lambda picture: picture.defect)
     assert defective.gt is None
     assert not good.gt.any()
+
+
+def test_maps_are_shown_as_they_are_summed():
+    scales = np.array([0.5, 4.0], np.float32)
+    (picture,) = build([0.5], ["dent"], scales=scales).pictures
+    assert list(picture.maps) == ["RGB map", "Normals map"]
+    for values in picture.maps.values():
+        np.testing.assert_allclose(values, 0.25, rtol=1e-5)
+    np.testing.assert_allclose(picture.fused, 0.5, rtol=1e-5)
+
+
+def test_the_second_modality_is_headed_by_its_name():
+    (picture,) = build([0.5], ["dent"]).pictures
+    assert picture.geometry_name == "Normals"
+    depth = dataclasses.replace(SPEC, preparation=dataclasses.replace(NATIVE, geometry="depth"))
+    assert depth.build().maps == ("rgb", "depth")

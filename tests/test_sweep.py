@@ -1,4 +1,4 @@
-"""Grids of settings: names and order of cells, what a page and a table say of those that are finished."""
+"""Grids of hyperparameters: names and order of cells, table and page of finished ones."""
 
 import csv
 import json
@@ -7,6 +7,7 @@ import pytest
 
 from pirn_jax.data.problems import InputError
 from pirn_jax.report import sweep
+from pirn_jax.study import grid
 from tests import reports
 
 PARAMETERS = {"num_prototypes": (6, 10), "mnc": (True, False), "epsilon": (0.02, 0.05)}
@@ -23,21 +24,21 @@ def finish(directory, name, image_auroc, std=0.01):
 @pytest.fixture
 def directory(tmp_path):
     """A grid of eight cells, two of them finished."""
-    sweep.write_plan(tmp_path, PARAMETERS)
+    grid.write_plan(tmp_path, PARAMETERS)
     finish(tmp_path, "num_prototypes=6,mnc=True,epsilon=0.02", 0.625)
     finish(tmp_path, "num_prototypes=10,mnc=False,epsilon=0.05", 0.75, 0.03)
     return tmp_path
 
 
 def test_cells_are_all_combinations_and_the_last_changes_fastest():
-    names = list(sweep.cells(PARAMETERS))
+    names = list(grid.cells(PARAMETERS))
     assert len(names) == 8
     assert names[:2] == ["num_prototypes=6,mnc=True,epsilon=0.02", "num_prototypes=6,mnc=True,epsilon=0.05"]
-    assert sweep.cells({}) == {"": {}}
+    assert grid.cells({}) == {"": {}}
 
 
 def test_rows_are_those_of_finished_cells_with_the_fewest_shots_first(directory):
-    found = sweep.rows(sweep.read(directory))
+    found = sweep.rows(grid.read(directory))
     assert [(row.shots, row.values) for row in found] == [
         ("2", (6, True, 0.02)),
         ("2", (10, False, 0.05)),
@@ -49,7 +50,7 @@ def test_rows_are_those_of_finished_cells_with_the_fewest_shots_first(directory)
 
 
 def test_the_summary_says_how_far_cells_are_apart_and_which_is_highest(directory):
-    told = sweep.summary(sweep.read(directory))
+    told = sweep.summary(grid.read(directory))
     assert told[0] == "2 of 8 settings are finished."
     assert told[3] == (
         "10 shots: image AUROC from 0.625 to 0.750, the highest with num_prototypes 10, mnc false, epsilon 0.05."
@@ -58,7 +59,7 @@ def test_the_summary_says_how_far_cells_are_apart_and_which_is_highest(directory
 
 
 def test_the_table_holds_a_line_for_each_row(directory):
-    lines = sweep.format_table(sweep.read(directory)).splitlines()
+    lines = sweep.format_table(grid.read(directory)).splitlines()
     assert lines[0].split()[:4] == ["shots", "num_prototypes", "mnc", "epsilon"]
     assert lines[3].split()[:5] == ["2", "10", "false", "0.05", "0.750"]
 
@@ -81,18 +82,18 @@ def test_the_page_colours_what_is_finished_and_links_to_it(directory):
 
 
 def test_a_grid_of_which_nothing_is_finished_has_a_page(tmp_path):
-    sweep.write_plan(tmp_path, {"epsilon": (0.02, 0.05)})
+    grid.write_plan(tmp_path, {"epsilon": (0.02, 0.05)})
     assert "0 of 2 settings are finished." in sweep.write(tmp_path).read_text()
 
 
 def test_one_directory_holds_one_grid(directory):
-    sweep.write_plan(directory, PARAMETERS)
+    grid.write_plan(directory, PARAMETERS)
     with pytest.raises(InputError, match=r"sweep over other values; choose another --output_dir"):
-        sweep.write_plan(directory, {"epsilon": (0.02, 0.05)})
+        grid.write_plan(directory, {"epsilon": (0.02, 0.05)})
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 2, "parameters": {}}'])
 def test_a_damaged_plan_is_refused(tmp_path, text):
     (tmp_path / "sweep.json").write_text(text)
     with pytest.raises(InputError, match=r"sweep\.json"):
-        sweep.read(tmp_path)
+        grid.read(tmp_path)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from pirn_jax.data.problems import InputError
-from pirn_jax.report import archive, tracking
+from pirn_jax.report import tracking
+from pirn_jax.study import storage
 from tests import reports
 
 SETTINGS = {"learning_rate": 0.001, "shots": [2], "encoder": "tiny", "apr": True}
@@ -29,7 +30,7 @@ def directory(tmp_path):
             "runs": [[reports.HOSTILE, 2, seed] for seed in group],
             "metrics": [{"image_auroc": seed / 4, "pixel_auroc": None} for seed in group],
         }
-        archive.save_group(tmp_path / str(settings), f"2-{number:03d}", settings, {"w": np.zeros(1)}, history, facts)
+        storage.save_group(tmp_path / str(settings), f"2-{number:03d}", settings, {"w": np.zeros(1)}, history, facts)
     home = tmp_path / str(SETTINGS)
     shutil.copy(tmp_path / "{'other': 1}" / "groups" / "2-002.npz", home / "groups")
     return home

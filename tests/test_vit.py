@@ -237,20 +237,21 @@ def test_pixels_are_normalised_as_the_encoder_says():
 
 def test_an_unknown_encoder_is_refused_with_those_there_are():
     with pytest.raises(
-        ValueError, match="unknown encoder 'dinov9'; choose one of random, builtin, dinov2_vits14, .*dino_vitb16, or"
+        ValueError,
+        match="unknown encoder 'dinov9'; choose one of random, builtin, dinov2_vits14, .*dino_vitb16, filter_bank, or",
     ):
         pretrained.load("dinov9")
 
 
 def test_the_digest_tells_an_encoder_from_others():
     one = pretrained.load("random")
-    two = pretrained._make("random", one.config, jax.tree.map(np.array, one.params), one.blocks, "")
+    two = pretrained._make("random", one.config, jax.tree.map(np.array, one.params), one.groups, "")
     assert one.digest == two.digest
     assert "random" in one.note
     moved = jax.tree.map(lambda leaf: leaf + 1, one.params)
     digests = {
         one.digest,
-        pretrained._make("random", one.config, moved, one.blocks, "").digest,
-        pretrained._make("random", one.config, one.params, one.blocks[:2], "").digest,
+        pretrained._make("random", one.config, moved, one.groups, "").digest,
+        pretrained._make("random", one.config, one.params, ((1, 2),), "").digest,
     }
     assert len(digests) == 3

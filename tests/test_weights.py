@@ -191,8 +191,8 @@ def test_encoders_are_loaded_by_path_and_by_name(tmp_path):
     weights.save(path, stored(provenance={**PROVENANCE, "note": "Only a test."}))
     weights.save(pretrained.converted_path("dinov2_vits14"), stored())
     mine, named = pretrained.load(str(path)), pretrained.load("dinov2_vits14")
-    assert (mine.name, mine.blocks, mine.note) == (str(path), (1, 3), "Only a test.")
-    assert (named.name, named.blocks, named.note) == ("dinov2_vits14", (1, 3), "")
+    assert (mine.name, mine.groups, mine.note) == (str(path), ((1, 3),), "Only a test.")
+    assert (named.name, named.groups, named.note) == ("dinov2_vits14", ((1, 3),), "")
     assert mine.digest == named.digest
     image = np.zeros((8, 8, 3), np.float32)
     model = jax.jit(vit.ViT(DINOV2, (1, 3)).apply)
@@ -202,12 +202,12 @@ def test_encoders_are_loaded_by_path_and_by_name(tmp_path):
 def test_blocks_can_be_chosen(tmp_path):
     weights.save(tmp_path / "mine.safetensors", stored())
     name = str(tmp_path / "mine.safetensors")
-    assert pretrained.load(name, (3, 2, 3)).blocks == (2, 3)
-    assert pretrained.load(name, (3, 2)).digest == pretrained.load(name, (2, 3)).digest
-    assert pretrained.load(name, (2, 3)).digest != pretrained.load(name).digest
-    for blocks in ((), (0, 1), (4,)):
+    assert pretrained.load(name, ((3, 2, 3), (1,))).groups == ((2, 3), (1,))
+    assert pretrained.load(name, ((3, 2),)).digest == pretrained.load(name, ((2, 3),)).digest
+    assert pretrained.load(name, ((2, 3),)).digest != pretrained.load(name).digest
+    for groups in ((), ((),), ((0, 1),), ((1,), (4,))):
         with pytest.raises(ValueError, match="mine.safetensors, which has blocks 1 to 3"):
-            pretrained.load(name, blocks)
+            pretrained.load(name, groups)
 
 
 def test_encoders_that_are_not_there_are_told_how_to_get():

@@ -1,1 +1,1 @@
-"""What one runs to prepare for studies; like `experiments`, flags and wiring only."""
+"""Preparation of studies: data sets, weights, the built-in encoder; flags and console that all commands share."""

@@ -14,18 +14,17 @@ from typing import NamedTuple
 import numpy as np
 from absl import app, flags
 
-from experiments import console, parts
 from pirn_jax import inputs
 from pirn_jax.data import datasets, sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
-from tools import workers
+from tools import console, dataset_flags, workers
 
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Number of processes.", lower_bound=1)
 
 
 class Facts(NamedTuple):
-    """What one part is like.
+    """Facts of one sample.
 
     Attributes:
       size: width and height of its image.
@@ -116,17 +115,17 @@ def _print_table(table: Sequence[tuple[str, ...]]) -> None:
 
 def _run() -> int:
     problems = Problems()
-    splits = parts.find(problems)
-    records = parts.every(splits)
-    work = functools.partial(examine, native_normals=parts.options().native_normals)
+    splits = dataset_flags.find(problems)
+    records = dataset_flags.every(splits)
+    work = functools.partial(examine, native_normals=dataset_flags.options().native_normals)
     facts = workers.over_parts(work, records, _WORKERS.value, "opening files", problems)
-    known = datasets.find(parts.FLAGS.dataset)
+    known = datasets.find(dataset_flags.FLAGS.dataset)
     published = known.published
     table = rows(records, facts, published)
     _print_table(table)
     # Real-IAD D3 comes in two spellings.
     missing = [name for name in published if not {name, name.replace("-", "_")} & set(splits)]
-    if missing and not parts.FLAGS.categories:
+    if missing and not dataset_flags.FLAGS.categories:
         print(f"\nnot there: {', '.join(missing)}")
     for kind, count in known.totals.items():
         found = sum(record.defective == (kind == "defective") for record in records)

@@ -23,10 +23,9 @@ if __package__ in (None, ""):
     # Started by its path: the packages of the checkout are those beside this folder.
     sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from experiments import console
 from pirn_jax.cache import cache_directory
 from pirn_jax.encoders import conversion, download, pretrained, vit, weights
-from tools import public_files
+from tools import console, public_files
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("source", None, "File of public weights: .pth, .pt, .bin or .safetensors.")

@@ -11,18 +11,15 @@ import functools
 import os
 import pathlib
 
-import numpy as np
 import PIL.Image
 import PIL.PngImagePlugin
 from absl import app, flags
 
-from experiments import console, parts
 from pirn_jax import atomic, cache, inputs
 from pirn_jax.data.problems import Problems
 from pirn_jax.data.sample import Record
-from pirn_jax.geometry import normal_images
-from pirn_jax.inputs import Noted, Preparation
-from tools import workers
+from pirn_jax.inputs import Preparation
+from tools import console, dataset_flags, workers
 
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Number of processes.", lower_bound=1)
 _PNG = flags.DEFINE_string("png_dir", None, "Where normals go as PNG, at <category>/<id>.png; by default nowhere.")
@@ -50,18 +47,18 @@ def prepare(record: Record, preparation: Preparation, home: pathlib.Path, png_di
     if cached is not None and (png is None or _shows(png, name)):
         return cached.note
     part, seen = inputs.examine(record, preparation)
-    inputs.save_cached(path, Noted(inputs.network_input(part.rgb, seen, preparation.size), seen.note))
+    inputs.save_cached(path, inputs.network_input(part.rgb, seen, preparation.size))
     if png is not None:
         text = PIL.PngImagePlugin.PngInfo()
         text.add_text(_KEY, name)
         with atomic.replacing(png) as file:
-            image = PIL.Image.fromarray(normal_images.to_image(np.asarray(seen.normals)))
+            image = PIL.Image.fromarray(seen.image(seen.field.shape[:2]))
             image.save(file, format="PNG", pnginfo=text)
     return seen.note
 
 
 def _shows(png: pathlib.Path, name: str) -> bool:
-    """Whether a PNG shows the normals of these inputs, not of other settings or another data set."""
+    """True if a PNG shows the normals of these inputs, not of other settings or another data set."""
     try:
         with PIL.Image.open(png) as image:
             return image.info.get(_KEY) == name
@@ -71,8 +68,8 @@ def _shows(png: pathlib.Path, name: str) -> bool:
 
 def _run() -> int:
     problems = Problems()
-    preparation, splits = parts.preparation(), parts.find(problems)
-    records = parts.every(splits)
+    preparation, splits = dataset_flags.preparation(), dataset_flags.find(problems)
+    records = dataset_flags.every(splits)
     png_dir = None if _PNG.value is None else pathlib.Path(_PNG.value)
     work = functools.partial(prepare, preparation=preparation, home=cache.cache_directory(), png_dir=png_dir)
     notes = workers.over_parts(work, records, _WORKERS.value, "foreground and normals", problems)

@@ -9,9 +9,9 @@ from typing import TypeVar
 
 import jax
 
-from experiments import console
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
+from tools import console
 
 Result = TypeVar("Result")
 

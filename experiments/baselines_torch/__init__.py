@@ -1,1 +1,1 @@
-"""What a user of PyTorch would run instead, for comparison; needs the `convert` extra."""
+"""The same methods and encoder in PyTorch, for comparison; needs the `convert` extra."""

@@ -13,7 +13,7 @@ from torch import nn
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """What one published model has and another has not."""
+    """Architecture of one published model."""
 
     width: int
     depth: int

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from experiments.baselines_torch.dinov2 import TorchViT
-from pirn_jax.pirn import Config
+from pirn_jax.methods.pirn import Config
 
 _OPTIONS = {
     "num_prototypes", "num_layers", "epsilon", "sinkhorn_iterations", "assignment", "plan_scale", "apr", "mnc",
@@ -25,7 +25,7 @@ _OPTIONS = {
 
 
 class TransportPlan(torch.autograd.Function):
-    """Balanced plan by log-domain Sinkhorn, with the implicit gradient of `pirn_jax.pirn.transport.transport_plan`.
+    """Balanced plan by log-domain Sinkhorn, with the implicit gradient of `pirn_jax.methods.pirn.bpa.transport_plan`.
 
     Unrolled by autograd the iterations would cost several times as much, and give another gradient wherever the
     columns have not converged.
@@ -223,15 +223,17 @@ class Pirn(nn.Module):
         return (1 - functional.cosine_similarity(features.flatten(2), rebuilt.flatten(2), dim=-1)).mean()
 
 
-def load(config: Config, params: Mapping[str, Any]) -> Pirn:
-    """The model with our parameters, those of one run, in their precision.
+def load(config: Config, params: tuple[Mapping[str, Any], Mapping[str, Any]]) -> Pirn:
+    """The model with our parameters of one run, `(learned, fixed)`, in their precision.
 
     Raises:
       ValueError: if the config has an option that this model lacks.
       RuntimeError: by PyTorch, naming the parameters, if they are not those of the config.
     """
+    learned, fixed = params
     # Epsilon is a number of the config here.
-    tensors = {name: torch.tensor(np.asarray(value)) for name, value in _flat(params) if name != "epsilon"}
+    own = {"decoder": learned, "scale": fixed["scale"]}
+    tensors = {name: torch.tensor(np.asarray(value)) for name, value in _flat(own)}
     prototypes = tensors["decoder.prototypes"]
     model = Pirn(config, prototypes.shape[-1]).to(prototypes.dtype)
     model.load_state_dict(tensors)

@@ -1,1 +1,1 @@
-"""What `experiments.benchmark` measures, one module a suite."""
+"""Suites of `experiments.benchmark`, one module each."""

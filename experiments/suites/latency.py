@@ -23,13 +23,15 @@ import jax
 import numpy as np
 
 from experiments.suites import encoder, timing
-from pirn_jax import inspector, pirn
+from experiments.suites.train import as_features
 from pirn_jax.encoders import conversion, pretrained, weights
 from pirn_jax.inputs import Preparation
-from pirn_jax.protocol import training
-from pirn_jax.protocol.episodes import Run
-from pirn_jax.report import archive
-from pirn_jax.spec import Spec, describe
+from pirn_jax.inspection import inspector
+from pirn_jax.methods import pirn
+from pirn_jax.methods.base import Recipe
+from pirn_jax.study import storage
+from pirn_jax.study.spec import Spec, describe
+from pirn_jax.training.episodes import Run
 
 _SIDE, _BATCHES, _CALLS = 224, (1, 2, 4, 8, 16), 40
 _RUN = Run("part", 10, 0)
@@ -37,8 +39,8 @@ _RUN = Run("part", 10, 0)
 _COLD = """
 import pathlib, sys
 import jax, numpy as np
-from pirn_jax import inspector
-from pirn_jax.protocol.episodes import Run
+from pirn_jax.inspection import inspector
+from pirn_jax.training.episodes import Run
 ready = inspector.load(pathlib.Path(sys.argv[1]), Run("part", 10, 0))
 float(ready(np.zeros((1, 2, 224, 224, 3), np.uint8)).scores[0])
 status = pathlib.Path("/proc/self/status").read_text()
@@ -63,7 +65,7 @@ def measure(repeats: int) -> dict[str, timing.Case]:
             study = _study(home / title.replace("/", ""), pretrained.load(name))
             ready = inspector.load(study, _RUN)
             case = _compare(lambda images, ready=ready: jax.device_get(ready(images)), _theirs(model, ready), repeats)
-            last = dataclasses.replace(ready.encoder.config, depth=max(ready.encoder.blocks))
+            last = dataclasses.replace(ready.spec.encoder.config, depth=max(ready.spec.encoder.groups[0]))
             floor = encoder.operations(last, 2) / ceiling
             shares = {"floor_fraction": floor / case["ours"], "reference_fraction": floor / case["reference"]}
             found[f"{title}, float32, one part"] = {**case, **shares, **_cold_starts(study)}
@@ -72,12 +74,11 @@ def measure(repeats: int) -> dict[str, timing.Case]:
 
 def _study(directory: pathlib.Path, frozen: pretrained.Encoder) -> pathlib.Path:
     """A study's directory with one run, untrained."""
-    config, patches = pirn.Config(), (_SIDE // frozen.config.patch) ** 2
-    spec = Spec("none", (10,), 1, "pirn", config, training.Recipe(), frozen, Preparation(_SIDE), 4.0)
-    features = jax.random.normal(jax.random.key(0), (10, 2, patches, frozen.config.width))
-    params = pirn.pirn(config).initial(jax.random.key(1), features)
+    spec = Spec("none", (10,), 1, "pirn", pirn.Config(), Recipe(), frozen, Preparation(_SIDE))
+    features = np.random.default_rng(0).normal(size=(10, 2, spec.grid**2, frozen.config.width)).astype(np.float32)
+    params = spec.build().start(jax.random.key(1), as_features(features))
     stacked = jax.tree.map(lambda leaf: np.asarray(leaf)[None], params)
-    archive.save_group(directory, "10-000", describe(spec, ["part"], []), stacked, {}, {"runs": [_RUN]})
+    storage.save_group(directory, "10-000", describe(spec, ["part"], []), stacked, {}, {"runs": [_RUN]})
     return directory
 
 
@@ -86,9 +87,9 @@ def _theirs(model: Any, ready: inspector.Inspector) -> Callable[[np.ndarray], An
     import torch
 
     device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
-    config = ready.encoder.config
+    config = ready.spec.encoder.config
     mean, std = (torch.tensor(three, device=device)[:, None, None] for three in (config.mean, config.std))
-    model.blocks = model.blocks[: max(ready.encoder.blocks)]
+    model.blocks = model.blocks[: max(ready.spec.encoder.groups[0])]
     model = model.to(device)
 
     def run(images: np.ndarray) -> Any:

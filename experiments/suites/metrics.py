@@ -7,9 +7,9 @@ sort alone: NumPy's, which is used on CPUs, against the default device's.
 import numpy as np
 
 from experiments.suites import metrics_loop, timing
-from pirn_jax.protocol import peer_metrics, ranking, repeats
-from pirn_jax.protocol.evaluation import Settings
-from pirn_jax.protocol.scoring import Maps
+from pirn_jax.metrics import batched, ground_truth, peer, ranking
+from pirn_jax.metrics.evaluation import MetricSettings
+from pirn_jax.scoring import Maps
 
 _RUNS, _GOOD, _KINDS, _OF_KIND = 10, 20, 5, 8
 """Seeds, and the test parts of a built-in category."""
@@ -37,7 +37,7 @@ def _category(side: int) -> tuple[list[str], list[np.ndarray], list[list[np.ndar
         mask[row : row + length, column : column + length] = True
 
     def scores(mask: np.ndarray) -> np.ndarray:
-        smooth = _MAPS.fused(rng.random((2, _MAPS.grid**2), np.float32), mask.shape)
+        smooth = _MAPS.upsample(rng.random((2, _MAPS.grid**2), np.float32).sum(0), mask.shape)
         return (smooth + 0.2 * mask).astype(np.float32)
 
     return defects, masks, [[scores(mask) for mask in masks] for _ in range(_RUNS)]
@@ -48,10 +48,10 @@ def _evaluation(side: int, repeats_of_each: int) -> timing.Case:
     defective = np.array(defects) != "good"
 
     def ours() -> None:
-        truth = repeats.prepare(defects, masks, [mask.shape for mask in masks], Settings())
+        truth = ground_truth.prepare(defects, masks, [mask.shape for mask in masks], MetricSettings())
         size = ranking.runs_at_once(truth.pixels)
         for start in range(0, _RUNS, size):
-            repeats.evaluate(np.stack([truth.flatten(maps) for maps in runs[start : start + size]]), truth)
+            batched.evaluate(np.stack([batched.flatten(maps, truth) for maps in runs[start : start + size]]), truth)
 
     def reference() -> None:
         for maps in runs:
@@ -65,7 +65,7 @@ def _ranking(side: int, repeats_of_each: int) -> timing.Case:
     _, masks, runs = _category(side)
     scores = np.stack([np.concatenate([m.ravel() for m in maps]) for maps in runs])
     levels = -np.sort(-scores[:, np.concatenate([mask.ravel() for mask in masks])])
-    places = peer_metrics.positions(scores.shape[1])
+    places = peer.positions(scores.shape[1])
     return timing.alternate(
         lambda: ranking.count_in_jax(levels, scores, places),
         lambda: ranking.count_in_numpy(levels, scores, places),

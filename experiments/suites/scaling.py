@@ -1,4 +1,4 @@
-"""How the time of a training step of all runs together grows with their number and with the size of what they learn.
+"""Growth of the time of a training step with the number of runs and with the sizes of their features and parameters.
 
 One axis at a time, the others at their defaults: 10 seeds, 10 shots, 256 patches (`tokens`), 10 prototypes, 256
 channels, batches of 4, the default config. Compilation is left out; all points are timed in turns.
@@ -24,9 +24,9 @@ import numpy as np
 
 from experiments.suites import timing
 from experiments.suites.train import RECIPE, stepping
-from pirn_jax import pirn
-from pirn_jax.protocol.episodes import Run
+from pirn_jax.methods import pirn
 from pirn_jax.report import charts
+from pirn_jax.training.episodes import Run
 
 
 class Point(NamedTuple):

@@ -14,9 +14,11 @@ import jax
 import numpy as np
 
 from experiments.suites import timing
-from experiments.suites.train import RECIPE, operations
-from pirn_jax import pirn
-from pirn_jax.protocol import scoring
+from experiments.suites.train import RECIPE, as_features, method_of, operations
+from pirn_jax import scoring
+from pirn_jax.methods import pirn
+from pirn_jax.training import parallel
+from pirn_jax.training.train import take
 
 _RUNS, _PARTS, _PATCHES, _CHANNELS = 10, 60, 256, 256
 _CONFIG = pirn.Config()
@@ -46,13 +48,18 @@ def _theirs(params: Any, features: np.ndarray) -> dict[str, Callable[[], Any]]:
 
 def measure(repeats: int) -> dict[str, timing.Case]:
     """Times ours beside eager and, where it works, compiled PyTorch."""
-    method = pirn.pirn(_CONFIG)
+    method = method_of(_CONFIG)
     program = scoring.compile_program(method)
     features = np.random.default_rng(0).normal(size=(_PARTS, 2, _PATCHES, _CHANNELS)).astype(np.float32)
-    params = jax.jit(jax.vmap(method.initial, in_axes=(0, None)))(jax.random.split(jax.random.key(0), _RUNS), features)
-    shared, category = jax.device_put(features[None]), np.zeros(_RUNS, int)
+    keys, shared, category = (
+        jax.random.split(jax.random.key(0), _RUNS),
+        as_features(features[None]),
+        np.zeros(_RUNS, int),
+    )
+    params = jax.jit(jax.vmap(method.start, in_axes=(0, None)))(keys, take(shared, 0))
+    pieces = parallel.split(params, _RUNS)
     theirs = _theirs(jax.tree.map(lambda leaf: np.asarray(leaf[0]), params), features)
-    times = timing.medians({"ours": lambda: scoring.score(program, params, shared, category), **theirs}, repeats)
+    times = timing.medians({"ours": lambda: scoring.score(program, pieces, shared, category), **theirs}, repeats)
     found = {name: times[name] / _PARTS for name in theirs} | {"ours": times["ours"] / _RUNS / _PARTS}
     count = sum(leaf.size for leaf in jax.tree.leaves(params)) // _RUNS
     products = operations(_CONFIG, _CHANNELS) / 3 / RECIPE.batch_size / max(timing.ceilings("float32").values())

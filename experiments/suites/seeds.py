@@ -9,32 +9,35 @@ import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
 
-import jax
 import numpy as np
 
 from experiments.suites import timing
-from pirn_jax import cache, pirn, study
+from experiments.suites.train import as_features, method_of
+from pirn_jax import cache
 from pirn_jax.data import mvtec3d, procedural
 from pirn_jax.encoders import pretrained
 from pirn_jax.inputs import Preparation
-from pirn_jax.protocol import episodes, parallel, training
-from pirn_jax.protocol.episodes import Run
-from pirn_jax.spec import Spec
+from pirn_jax.methods import pirn
+from pirn_jax.methods.base import Recipe
+from pirn_jax.study import run as study
+from pirn_jax.study.spec import Spec
+from pirn_jax.training import episodes, parallel
+from pirn_jax.training import train as training
+from pirn_jax.training.episodes import Run
 
 _RUNS, _SHOTS, _PATCHES, _CHANNELS = 10, 10, 256, 256
-_RECIPE = training.Recipe(epochs=10, learning_rate=1e-3, batch_size=4)
+_RECIPE = Recipe(epochs=10, learning_rate=1e-3, batch_size=4)
 
 
 def measure(repeats: int) -> dict[str, timing.Case]:
     """Times ten seeds in one call of the program, and ten calls of the program for one seed."""
-    values = jax.random.normal(jax.random.key(0), (1, _SHOTS, 2, _PATCHES, _CHANNELS))
-    programs = training.compile_programs(pirn.pirn(pirn.Config()))
+    values = as_features(np.random.default_rng(0).normal(size=(1, _SHOTS, 2, _PATCHES, _CHANNELS)).astype(np.float32))
+    programs = training.compile_programs(method_of(pirn.Config()))
     runs = [Run("part", _SHOTS, seed) for seed in range(_RUNS)]
 
     def train(some: list[Run]) -> None:
         chosen = np.array([episodes.draw(run, _SHOTS) for run in some])
-        params, _ = training.train(programs, some, values, np.zeros(len(some), int), chosen, _RECIPE)
-        jax.block_until_ready(params)
+        training.train(programs, some, values, np.zeros(len(some), int), chosen, _RECIPE)
 
     def train_each() -> None:
         for run in runs:
@@ -51,9 +54,9 @@ def _study(count: int) -> None:
     home = cache.cache_directory()
     parallel.keep_compiled(home / "xla")
     splits = mvtec3d.read(procedural.ensure(home, categories=("knob",)), ("knob",))
-    recipe = training.Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
+    recipe = Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
     encoder = pretrained.load("random")
-    spec = Spec("procedural", (_SHOTS,), count, "pirn", pirn.Config(), recipe, encoder, Preparation(), 4.0)
+    spec = Spec("procedural", (_SHOTS,), count, "pirn", pirn.Config(), recipe, encoder, Preparation())
     with tempfile.TemporaryDirectory() as directory:
         study.run(spec, splits, pathlib.Path(directory), _quiet)
 

@@ -21,13 +21,15 @@ import jax
 import numpy as np
 
 from experiments.suites import metrics_loop, timing
-from experiments.suites.train import CONFIG, RECIPE
-from pirn_jax import pirn
+from experiments.suites.train import CONFIG, RECIPE, as_features, method_of
+from pirn_jax import scoring
 from pirn_jax.data.sample import GOOD
-from pirn_jax.protocol import episodes, parallel, ranking, repeats, scoring, training
-from pirn_jax.protocol.episodes import Run
-from pirn_jax.protocol.evaluation import Settings
+from pirn_jax.metrics import batched, ground_truth, ranking
+from pirn_jax.metrics.evaluation import MetricSettings
 from pirn_jax.stopwatch import Stopwatch
+from pirn_jax.training import episodes, parallel
+from pirn_jax.training import train as training
+from pirn_jax.training.episodes import Run
 
 STAGES = ("train_s", "score_s", "metrics_s")
 _GRID, _CHANNELS = 16, 256
@@ -117,25 +119,25 @@ def _data(scale: Scale) -> _Data:
 
 def _ours(scale: Scale, data: _Data, watch: Stopwatch) -> Iterator[int]:
     """Group after group; yields the shots of each."""
-    method = pirn.pirn(CONFIG)
+    method = method_of(CONFIG)
     programs, program = training.compile_programs(method), scoring.compile_program(method)
-    train, test = jax.device_put(data.train), jax.device_put(data.test)
+    train, test = as_features(data.train), as_features(data.test)
     for shots in scale.shots:
         runs = [Run(str(category), shots, seed) for category in range(scale.categories) for seed in range(scale.seeds)]
 
         def needs(some: int, shots: int = shots) -> int:
             return training.bytes_needed(programs, some, train, shots, RECIPE)
 
-        size = parallel.runs_at_once(len(runs), needs, taken=test.nbytes)
+        size = parallel.runs_at_once(len(runs), needs, taken=test.values.nbytes)
         for start in range(0, len(runs), size):
             # As in a study, a short group repeats its last run: all groups share one program.
             some = (runs[start:] + runs[-1:] * size)[:size]
             category = np.array([int(run.category) for run in some])
             chosen = np.array([episodes.draw(run, data.train.shape[1]) for run in some])
             with watch.stage("train_s"):
-                params, _ = training.train(programs, some, train, category, chosen, RECIPE)
+                trained, _ = training.train(programs, some, train, category, chosen, RECIPE)
             with watch.stage("score_s"):
-                distances = scoring.score(program, params, test, category)
+                distances = scoring.score(program, trained.params, test, category)
             with watch.stage("metrics_s"):
                 _measure(category[: len(runs) - start], distances, data)
             yield shots
@@ -145,22 +147,27 @@ def _measure(category: np.ndarray, distances: np.ndarray, data: _Data) -> None:
     """Metrics of a group, one category at a time."""
     sizes = [mask.shape for mask in data.masks]
     for one in np.unique(category):
-        truth = repeats.prepare(data.defects, data.masks, sizes, Settings())
+        truth = ground_truth.prepare(data.defects, data.masks, sizes, MetricSettings())
         mine, together = np.flatnonzero(category == one), ranking.runs_at_once(truth.pixels)
         for start in range(0, len(mine), together):
-            maps = [map(_MAPS.fused, distances[i], sizes) for i in mine[start : start + together]]
-            repeats.evaluate(np.stack([truth.flatten(of_run) for of_run in maps]), truth)
+            maps = [map(_fused, distances[i], sizes) for i in mine[start : start + together]]
+            batched.evaluate(np.stack([batched.flatten(of_run, truth) for of_run in maps]), truth)
+
+
+def _fused(distances: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Sum of both maps."""
+    return _MAPS.fused(distances, np.ones(2, np.float32), size)
 
 
 def _references(data: _Data) -> dict[str, Callable[[int], dict[str, float]]]:
-    """What makes one model with so many shots in PyTorch and tells the seconds of each stage; all is compiled."""
+    """Functions that train, score and measure one model in PyTorch and return the seconds of each stage."""
     import torch
 
     from experiments.baselines_torch import pirn as torch_pirn
 
     device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
     features, parts = (torch.from_numpy(x[0]).transpose(0, 1).contiguous().to(device) for x in (data.train, data.test))
-    params = pirn.pirn(CONFIG).initial(jax.random.key(0), data.train[0])
+    params = method_of(CONFIG).start(jax.random.key(0), as_features(data.train[0]))
 
     def prepare(wrap: Callable[[Callable], Callable]) -> Callable[[int], dict[str, float]]:
         model = torch_pirn.load(CONFIG, params).to(device)
@@ -175,7 +182,7 @@ def _references(data: _Data) -> dict[str, Callable[[int], dict[str, float]]]:
                 scored = torch.cat([distances(some) for some in parts.split(scoring.BATCH, dim=1)], dim=1)
             scored = scored.transpose(0, 1).cpu().numpy()
             times.append(time.perf_counter())
-            maps = [_MAPS.fused(part, mask.shape) for part, mask in zip(scored, data.masks, strict=True)]
+            maps = [_fused(part, mask.shape) for part, mask in zip(scored, data.masks, strict=True)]
             metrics_loop.evaluate(maps, data.masks, np.array(data.defects) != GOOD)
             times.append(time.perf_counter())
             return dict(zip(STAGES, np.diff(times).tolist(), strict=True))

@@ -90,6 +90,6 @@ def bandwidth() -> float:
 
 
 def compiles() -> bool:
-    """Whether torch.compile works here: it needs a C++ compiler."""
+    """True if torch.compile works here: it needs a C++ compiler."""
     code = "import torch; torch.compile(lambda x: x.sin() + 1)(torch.ones(8))"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

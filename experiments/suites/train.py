@@ -18,18 +18,33 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.suites import timing
-from pirn_jax import pirn
-from pirn_jax.protocol import episodes, parallel, training
-from pirn_jax.protocol.episodes import Run
+from pirn_jax.methods import pirn
+from pirn_jax.methods.base import Features, Method, Recipe
+from pirn_jax.training import episodes, parallel
+from pirn_jax.training import train as training
+from pirn_jax.training.episodes import Run
 
 RUNS, SHOTS, PATCHES = 10, 10, 256
 CONFIG = pirn.Config()
-RECIPE = training.Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
+MODALITIES = ("rgb", "normals")
+RECIPE = Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
 _STEPS = {256: training.MAX_STEPS_PER_CALL, 768: 2}
 """Steps that are timed, by channels."""
+
+
+def as_features(values: np.ndarray) -> Features:
+    """Features of one layer group whose patches all show the part, from arrays (..., modalities, n, c)."""
+    mask = np.ones((*values.shape[:-3], values.shape[-2]), bool)
+    return jax.tree.map(jnp.asarray, Features(values[..., None, :, :], mask))  # pyright: ignore[reportArgumentType]
+
+
+def method_of(config: pirn.Config) -> Method:
+    """PIRN with a config."""
+    return pirn.build(config, MODALITIES)
 
 
 def operations(config: pirn.Config, channels: int) -> float:
@@ -62,16 +77,17 @@ def stepping(
     They run on the devices given, by default on all.
     """
     devices = devices or jax.local_devices()
-    programs = training.compile_programs(pirn.pirn(config), devices)
-    shared, category = parallel.everywhere(jax.device_put(features[None]), devices), np.zeros(len(runs), int)
+    programs = training.compile_programs(method_of(config), devices)
+    shared, category = parallel.everywhere(as_features(features[None]), devices), np.zeros(len(runs), int)
     chosen = np.array([episodes.draw(run, len(features)) for run in runs])
-    states = training.initialise(programs, runs, shared, category, chosen, RECIPE)
-    params = jax.tree.map(lambda leaf: np.asarray(leaf[0]), states[0].params)
+    states = training.initialise(programs, runs, shared, category, chosen, RECIPE, RECIPE.batch_size)
+    pairs = parallel.collect([parallel.pick(state, lambda of: (of.learned, of.fixed)) for state in states])
+    params = jax.tree.map(lambda leaf: leaf[0], pairs)
 
     def steps() -> None:
         nonlocal states
         states, _ = training.advance(programs, states, shared, category, indices)
-        jax.block_until_ready(states)
+        jax.block_until_ready([jax.tree.leaves(parallel.collect(states[:1]))[:1]])
 
     return steps, params
 

@@ -25,7 +25,7 @@ class Field:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """What a header says of the table that follows it.
+    """Layout of the table that follows a header.
 
     Attributes:
       fields: in the order of the file.

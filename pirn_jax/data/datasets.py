@@ -1,49 +1,15 @@
-"""The data sets by name: how each is read, and what is known of it."""
+"""Data sets by name: those of the catalogue, and any of them as tensorflow-datasets has it."""
 
 import pathlib
-import types
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
-from pirn_jax.data import eyecandies, folder, mvtec3d, realiad_d3
+from pirn_jax.data.catalogue import DATASETS, DataSet
 from pirn_jax.data.options import Options
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Splits
 
 PREPARED = "tfds:"
-"""What the names of data sets that tensorflow-datasets has prepared begin with."""
-
-
-class DataSet(NamedTuple):
-    """How a data set is read, and what is known of it.
-
-    Attributes:
-      read: `(directory, categories, options, problems) -> splits by category`; no file of a part is opened whole.
-      published: number of parts of each category and split, as its authors state; empty where they do not.
-      plane_tolerance: distance in metres up to which points belong to the supporting plane, see
-        `geometry.foreground`.
-      cluster_reach: distance in metres across which points off the plane belong together.
-      totals: numbers of "good" and "defective" parts in all, where authors state nothing finer.
-    """
-
-    read: Callable[..., dict[str, Splits]]
-    published: Mapping[str, Mapping[str, int]]
-    plane_tolerance: float
-    cluster_reach: float
-    totals: Mapping[str, int] = types.MappingProxyType({})
-
-
-BUILT_IN = "procedural"
-
-DATASETS = {
-    # The built-in parts are low, a coaster less than 3 mm, and their scanner is precise (our choice).
-    BUILT_IN: DataSet(mvtec3d.read, {}, 0.002, 0.006),
-    "mvtec3d": DataSet(mvtec3d.read, mvtec3d.PUBLISHED, 0.005, 0.006),
-    # Rendered sweets are about ten times as large as MVTec's parts (our choice).
-    "eyecandies": DataSet(eyecandies.read, eyecandies.PUBLISHED, 0.05, 0.06),
-    "realiad_d3": DataSet(realiad_d3.read, realiad_d3.PUBLISHED, 0.005, 0.006, realiad_d3.PUBLISHED_TOTALS),
-    "folder": DataSet(folder.read, {}, 0.005, 0.006),
-}
+"""Prefix of the names of data sets that tensorflow-datasets has prepared."""
 
 
 def find(name: str) -> DataSet:
@@ -60,6 +26,7 @@ def find(name: str) -> DataSet:
 
 
 def _prepared(name: str) -> DataSet:
+    # Importing it imports tensorflow-datasets where that is installed, which takes seconds.
     from pirn_jax.data import tfds
 
     def read(

@@ -1,4 +1,4 @@
-"""What a user chooses about how a data set is read."""
+"""Options of the readers."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What is wrong with what the user gave, told in full sentences, and all of it in one run."""
+"""Problems of the user's input, in full sentences, all of them in one run."""
 
 import contextlib
 from collections.abc import Iterator

@@ -54,7 +54,7 @@ def respelled(categories: Iterable[str], there: Collection[str]) -> list[str]:
 
 
 def is_good(name: str) -> bool:
-    """Whether a defect's name says that there is none."""
+    """True if a defect's name says that there is none."""
     return name.lower() in _GOOD_NAMES
 
 

@@ -41,11 +41,11 @@ class Sample:
 
 @runtime_checkable
 class Source(Protocol):
-    """Where a part comes from: files, or a prepared data set."""
+    """Source of a sample: files, or a prepared data set."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name used in messages."""
         ...
 
     def size(self) -> tuple[int, int]:
@@ -85,7 +85,7 @@ class Files:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name used in messages."""
         return str(self.rgb)
 
     def size(self) -> tuple[int, int]:
@@ -155,7 +155,7 @@ class Record:
 
     @property
     def defective(self) -> bool:
-        """Whether the part has a defect."""
+        """True if the sample has a defect."""
         return self.defect != GOOD
 
 

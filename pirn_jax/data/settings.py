@@ -19,7 +19,7 @@ _ENDLESS = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a `dataset.toml` says.
+    """Content of a `dataset.toml`.
 
     Attributes:
       path: the file, whether it exists or not, for messages.

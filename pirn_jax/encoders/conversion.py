@@ -168,7 +168,7 @@ def _parameters(
 
 
 def _piece(name: str, tensor: np.ndarray, slot: Slot, shape: tuple[int, ...], patch: int) -> np.ndarray:
-    """What a tensor holds of a parameter of this shape, its outputs last."""
+    """The part of a parameter of this shape that a tensor holds, its outputs last."""
     outputs = shape[-1] // slot.parts
     ours = (*shape[:-1], outputs)
     if slot.path in ("cls", "registers", "positions"):

@@ -72,7 +72,7 @@ def file_sha256(path: pathlib.Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class _Part:
-    """What has come of a file: bytes, and the server's mark of the version they belong to, empty if it gave none."""
+    """State of a download: bytes so far, and the server's mark of the version they belong to, empty if it gave none."""
 
     done: int
     mark: str
@@ -157,7 +157,7 @@ def _write_record(path: pathlib.Path, record: dict[str, Any]) -> None:
 
 
 def _read_record(path: pathlib.Path) -> dict[str, Any]:
-    """What is recorded of a file; nothing where that cannot be read."""
+    """Record of a file; empty where it cannot be read."""
     with contextlib.suppress(OSError, ValueError):
         record = json.loads(_record(path).read_text("utf-8"))
         return record if isinstance(record, dict) else {}

@@ -1,4 +1,6 @@
-"""A classical descriptor of patches, for comparison: what a learned encoder has to beat."""
+"""A classical descriptor of patches, the baseline of learned encoders."""
+
+import dataclasses
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -8,6 +10,22 @@ SCALES = (1.0, 2.0, 4.0)
 """Deviations in pixels of the Gaussians whose gradients are binned; our choice, as the number of orientations."""
 
 _CONTRAST = 4.0  # pixels; colours are compared with their mean over a Gaussian as wide as this
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterBankConfig:
+    """The descriptor as an encoder.
+
+    Attributes:
+      patch: side of a patch in pixels.
+    """
+
+    patch: int = 14
+
+    @property
+    def width(self) -> int:
+        """Channels of a descriptor."""
+        return 6 + 2 * ORIENTATIONS * len(SCALES)
 
 
 def blur(image: Float[Array, "h w *c"], sigma: Float[Array, ""] | float) -> Float[Array, "h w *c"]:

@@ -1,4 +1,4 @@
-"""How public weights of DINO and DINOv2 name their tensors: tables, and the choice among them."""
+"""Tensor names of public weights of DINO and DINOv2: tables, and the choice among them."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ class ConversionError(ValueError):
 
 
 class Slot(NamedTuple):
-    """Where a tensor goes: a parameter of ours, and which of how many equal parts of its outputs it holds."""
+    """Destination of a tensor: a parameter of ours, and the one of equal parts of its outputs that it holds."""
 
     path: str
     part: int = 0
@@ -129,7 +129,7 @@ def short(name: str) -> str:
 
 
 def unused(name: str) -> bool:
-    """Whether a tensor, by its short name, is known to be of no use for patch features."""
+    """True if a tensor, by its short name, is known to be of no use for patch features."""
     return _UNUSED.fullmatch(name) is not None
 
 
@@ -159,7 +159,7 @@ def detect(names: Iterable[str]) -> str:
 
 
 def slot(name: str, layout: str) -> Slot | None:
-    """Where a tensor goes by its short name, None if the layout has no such name."""
+    """Destination of a tensor by its short name, None if the layout has no such name."""
     outside, inside = _TABLES[layout]
     block = _BLOCK.fullmatch(name)
     if block is None:
@@ -169,7 +169,7 @@ def slot(name: str, layout: str) -> Slot | None:
 
 
 def names_of(path: str, layout: str) -> list[str]:
-    """What a layout calls the tensors of a parameter; of a block, without the block's own name."""
+    """A layout's names of the tensors of a parameter; of a block, without the block's own name."""
     outside, inside = _TABLES[layout]
     within = re.sub(r"^block_\d+\.", "", path)
     return [name for name, place in (outside if within == path else inside).items() if place.path == within]

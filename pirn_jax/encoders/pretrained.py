@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pirn_jax.cache import cache_directory
-from pirn_jax.encoders import vit, weights
+from pirn_jax.encoders import filter_bank, vit, weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,24 +21,24 @@ class Encoder:
 
     Attributes:
       name: catalogue name, or the path of a file.
-      config: architecture.
+      config: architecture, a `vit.ViTConfig` or a `filter_bank.FilterBankConfig`, with `patch` and `width`.
       params: weights, a pytree.
-      blocks: blocks whose patch tokens are averaged, from 1.
-      digest: SHA-256 of architecture, weights and blocks, in hexadecimal; features are cached under it.
+      groups: layer groups, the blocks of each, from 1, whose patch tokens are averaged.
+      digest: SHA-256 of architecture, weights and groups, in hexadecimal; features are cached under it.
       note: a sentence that every output has to show, empty if there is nothing to say.
     """
 
     name: str
-    config: vit.ViTConfig
+    config: Any
     params: Any
-    blocks: tuple[int, ...]
+    groups: tuple[tuple[int, ...], ...]
     digest: str
     note: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where weights are published.
+    """Published weights.
 
     Attributes:
       address: of the file.
@@ -103,45 +103,60 @@ CATALOGUE: dict[str, Source] = {
 }
 """Encoders that can be downloaded and converted."""
 
-NAMES = ("random", "builtin", *CATALOGUE)
+_FILTER_BANK_NOTE = "The encoder is a classical filter bank, whose channels are of unequal units."
+
+NAMES = ("random", "builtin", *CATALOGUE, "filter_bank")
 """What `load` knows by name."""
 
 
 def converted_path(name: str) -> pathlib.Path:
-    """Where the converter puts an encoder of this name, and `load` looks for it."""
+    """Path of the converted encoder of this name."""
     return cache_directory() / "encoders" / f"{name}.safetensors"
 
 
-def load(name: str, blocks: tuple[int, ...] | None = None) -> Encoder:
+def load(name: str, groups: tuple[tuple[int, ...], ...] | None = None) -> Encoder:
     """Loads an encoder.
 
     Args:
       name: one of `NAMES`, or the path of a converted .safetensors file.
-      blocks: blocks to average, from 1, in any order; by default those that the encoder's file names.
+      groups: layer groups, the blocks of each to average, from 1, in any order; by default one group of the blocks that
+        the encoder's file names.
 
     Raises:
       ValueError: listing the names, if there is none like this; with the command that fetches it, if it is not there;
         if the file holds no encoder, or the encoder has not all of the blocks.
     """
-    if name == "random":
-        stored = _random()
-    elif name == "builtin":
-        stored = _builtin()
-    elif name in CATALOGUE:
-        if not converted_path(name).exists():
-            raise ValueError(f"encoder {name} is not there yet; fetch it with {weights.CONVERTER} --download={name}")
-        stored = weights.load(converted_path(name))
-    elif name.endswith(".safetensors") or os.sep in name or pathlib.Path(name).exists():
-        stored = weights.load(name)
-    else:
-        raise ValueError(
-            f"unknown encoder {name!r}; choose one of {', '.join(NAMES)}, or give the path of a .safetensors file"
-        )
-    chosen = tuple(sorted(set(stored.blocks if blocks is None else blocks)))
-    if not chosen or chosen[0] < 1 or chosen[-1] > stored.config.depth:
-        raise ValueError(f"blocks {chosen} of encoder {name}, which has blocks 1 to {stored.config.depth}")
+    if name == "filter_bank":
+        if groups is not None:
+            raise ValueError("encoder filter_bank has no blocks to choose from")
+        return _make(name, filter_bank.FilterBankConfig(), {}, ((1,),), _FILTER_BANK_NOTE)
+    stored = _stored(name)
+    chosen = tuple(tuple(sorted(set(group))) for group in ((stored.blocks,) if groups is None else groups))
+    depth = stored.config.depth
+    if not chosen or any(not group or group[0] < 1 or group[-1] > depth for group in chosen):
+        text = " and ".join(map(str, chosen))
+        raise ValueError(f"blocks {text} of encoder {name}, which has blocks 1 to {depth}")
     params = jax.tree.map(jnp.asarray, stored.params)
     return _make(name, stored.config, params, chosen, stored.provenance.get("note", ""))
+
+
+def _stored(name: str) -> weights.Stored:
+    if name == "random":
+        return _random()
+    if name == "builtin":
+        return _builtin()
+    if name in CATALOGUE:
+        if not converted_path(name).exists():
+            raise ValueError(
+                f"encoder {name} is not there yet; fetch it with pip install torch and "
+                f"{weights.CONVERTER} --download={name}, or take another with --encoder"
+            )
+        return weights.load(converted_path(name))
+    if name.endswith(".safetensors") or os.sep in name or pathlib.Path(name).exists():
+        return weights.load(name)
+    raise ValueError(
+        f"unknown encoder {name!r}; choose one of {', '.join(NAMES)}, or give the path of a .safetensors file"
+    )
 
 
 def _random() -> weights.Stored:
@@ -166,9 +181,9 @@ def _builtin() -> weights.Stored:
         return weights.load(path)
 
 
-def _make(name: str, config: vit.ViTConfig, params: Any, blocks: tuple[int, ...], note: str) -> Encoder:
-    digest = hashlib.sha256(repr((config, blocks)).encode())
+def _make(name: str, config: Any, params: Any, groups: tuple[tuple[int, ...], ...], note: str) -> Encoder:
+    digest = hashlib.sha256(repr((config, groups)).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.asarray(leaf).tobytes())
-    return Encoder(name, config, params, blocks, digest.hexdigest(), note)
+    return Encoder(name, config, params, groups, digest.hexdigest(), note)

@@ -161,14 +161,16 @@ class ViT(nn.Module):
     Attributes:
       config: architecture.
       blocks: numbers of the chosen blocks, from 1.
+      groups: layer groups, each some of the chosen blocks; without, all of them are one, and its axis is left out.
     """
 
     config: ViTConfig
     blocks: Sequence[int]
+    groups: Sequence[Sequence[int]] | None = None
 
     @nn.compact
-    def __call__(self, image: Float[Array, "h w 3"]) -> Float[Array, "n c"]:
-        """Mean over the chosen blocks of the patch tokens they put out, without the final norm, row by row.
+    def __call__(self, image: Float[Array, "h w 3"]) -> Float[Array, "*g n c"]:
+        """Mean over each group's blocks of the patch tokens they put out, without the final norm, row by row.
 
         Args:
           image: normalised pixels; height and width are multiples of the patch.
@@ -180,12 +182,16 @@ class ViT(nn.Module):
         if not self.blocks or min(self.blocks) < 1 or max(self.blocks) > config.depth:
             raise ValueError(f"blocks {tuple(self.blocks)} of an encoder that has blocks 1 to {config.depth}")
         x = self._embed(image)
-        chosen = []
+        chosen = {}
         for number in range(1, max(self.blocks) + 1):
             x = Block(config, name=f"block_{number}")(x)
             if number in self.blocks:
-                chosen.append(x[1 + config.registers :])
-        return jnp.mean(jnp.stack(chosen), axis=0)
+                chosen[number] = x[1 + config.registers :]
+
+        def mean(group: Sequence[int]) -> Float[Array, "n c"]:
+            return jnp.mean(jnp.stack([chosen[number] for number in group]), axis=0)
+
+        return mean(sorted(chosen)) if self.groups is None else jnp.stack([mean(group) for group in self.groups])
 
     def _embed(self, image):
         config = self.config

@@ -58,7 +58,7 @@ class Stored:
 
 
 def describe(path: pathlib.Path) -> str | None:
-    """What is wrong with a file by its name and first bytes, in words that follow "FILE is "; None if nothing is."""
+    """Kind of a file that holds no encoder, by its name and first bytes, in words that follow "FILE is "; else None."""
     if path.is_dir():
         return "a directory; name the file"
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What the order of a scan's pixels says about the places of its points."""
+"""The camera of a scan, from the order of its pixels and the places of its points."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ _MARGIN = 1e-3
 
 
 class Rays(NamedTuple):
-    """How the scanner looks at its points.
+    """Projection of the scanner.
 
     Attributes:
       coordinates: what columns and rows are in order of, (2, h, w) float64, rising with them on the whole; NaN where
@@ -91,7 +91,7 @@ def _extremes(coordinate, axis):
 
 
 def _blur(coordinates):
-    """How much coordinates vary within columns and within rows, in pixels."""
+    """Variation of coordinates within columns and within rows, in pixels."""
     total = 0.0
     for axis, coordinate in zip((1, 0), coordinates, strict=True):
         low, high = _extremes(coordinate, axis)

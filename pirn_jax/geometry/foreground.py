@@ -1,4 +1,4 @@
-"""Which pixels of a scan show the part: the plane that it lies on and clutter around it are removed.
+"""Foreground of a scan: the supporting plane and clutter around the part are removed.
 
 The steps and constants are those that BTF (Horwitz and Hoshen, 2023), M3DM (Wang et al., 2023) and CFM (Costanzino et
 al., 2024) prepare MVTec 3D-AD with. Departures: the plane may be refused, noise is never taken for the part, pixels
@@ -57,7 +57,7 @@ Plane = tuple[np.ndarray, float]
 
 @dataclasses.dataclass(frozen=True)
 class Foreground:
-    """Where the part is.
+    """The part in a scan.
 
     Attributes:
       points: pixels whose points belong to the part.

@@ -86,7 +86,7 @@ def _block(points, neighbours):
 
 
 def _shifted(image):
-    """What lies at each place of the window around the inner pixels of a block."""
+    """Values at each place of the window around the inner pixels of a block."""
     return [image[..., i : i + _ROWS, j : j + _COLUMNS] for i in range(_SIDE) for j in range(_SIDE)]
 
 

@@ -15,7 +15,7 @@ _ROUNDING = 1e-5
 
 
 class Counts(NamedTuple):
-    """How many points got their neighbours from a window of pixels, and how many from a KD-tree."""
+    """Numbers of points with neighbours from a window of pixels, and from a KD-tree."""
 
     window: int
     tree: int

@@ -1,4 +1,4 @@
-"""What a run looks like to people: the table on the terminal, the CSV file and the HTML page."""
+"""Tables, CSV files and HTML pages of finished studies."""
 
 from pirn_jax.report.page import Gallery, Picture, write_page
 from pirn_jax.report.tables import format_table, write_csv

@@ -20,7 +20,7 @@ _UNDEFINED_ROW = {"cells": [tables.UNDEFINED] * 3, "verdict": "undefined", "pair
 
 
 class Difference(NamedTuple):
-    """How far a second run is above a first one.
+    """Difference of a second run from a first one.
 
     Attributes:
       mean: difference of the means over seeds.
@@ -87,7 +87,7 @@ def write_page(path: str | os.PathLike[str], runs: Mapping[str, dict[str, Any]])
 
 
 def _different(facts: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """What is not the same in all, one text a run and "–" where a run does not know it."""
+    """Facts that are not the same in all runs, one text a run and "–" where a run does not know it."""
     names = dict.fromkeys(name for of_run in facts for name in of_run)
     texts = {name: [page.plain(f[name]) if name in f else tables.UNDEFINED for f in facts] for name in names}
     return {name: values for name, values in texts.items() if len(set(values)) > 1}
@@ -114,7 +114,7 @@ def _common(first: dict[str, Any], second: dict[str, Any], shots: str) -> list[s
 
 
 def _paired(first: dict[str, Any], second: dict[str, Any], shots: str, category: str) -> bool:
-    """Whether both runs have learned from the same parts of the same data set at every seed."""
+    """True if both runs have learned from the same parts of the same data set at every seed."""
     episodes = [results["episodes"][shots][category] for results in (first, second)]
     return first["dataset"] == second["dataset"] and episodes[0] == episodes[1]
 

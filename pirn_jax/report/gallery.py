@@ -1,18 +1,16 @@
-"""Which test parts a report shows of a run, and their pictures."""
+"""Choice of the test samples that a report shows of a run, and their pictures."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import PIL.Image
 
-from pirn_jax import inputs
+from pirn_jax import inputs, scoring
 from pirn_jax.data import sample
 from pirn_jax.data.sample import Record
-from pirn_jax.geometry import normal_images
-from pirn_jax.inputs import Preparation
-from pirn_jax.protocol.episodes import Run
-from pirn_jax.protocol.scoring import Maps
 from pirn_jax.report.pictures import Gallery, Picture
+from pirn_jax.study.spec import Spec
+from pirn_jax.training.episodes import Run
 
 _OF_EACH_KIND = 2
 
@@ -20,19 +18,19 @@ _SIDE = 280
 """Longest side of a picture in pixels: enough to judge by, and a page of ten categories stays under 15 MB."""
 
 
-def build(run: Run, records: Sequence[Record], distances: np.ndarray, maps: Maps, preparation: Preparation) -> Gallery:
+def build(run: Run, records: Sequence[Record], distances: np.ndarray, scales: np.ndarray, spec: Spec) -> Gallery:
     """Pictures of the worst detected defects, the worst false alarms and the best detected defects of one run.
 
     Args:
       run: the run.
-      records: its category's test parts.
-      distances: (parts, 2, n) patch distances of these parts.
-      maps: how they become anomaly maps.
-      preparation: how normals are made of the parts' scans.
+      records: its category's test samples.
+      distances: (samples, k, n) patch distances of these samples.
+      scales: (k,) by which each map is divided.
+      spec: the study.
     """
     sizes = [record.source.size() for record in records]
-    fused = [maps.fused(part, size) for part, size in zip(distances, sizes, strict=True)]
-    scores = np.array([part.max() for part in fused])
+    fused = [spec.maps.fused(of, scales, size) for of, size in zip(distances, sizes, strict=True)]
+    scores = np.array([scoring.image_score(of, spec.metrics.top_share) for of in fused])
     defective = np.array([record.defective for record in records])
     rising = np.argsort(scores, kind="stable")
     defects, goods = rising[defective[rising]], rising[~defective[rising]]
@@ -45,33 +43,39 @@ def build(run: Run, records: Sequence[Record], distances: np.ndarray, maps: Maps
         shots=str(run.shots),
         category=run.category,
         seed=run.seed,
-        pictures=[_picture(kind, records[i], distances[i], float(scores[i]), maps, preparation) for kind, i in chosen],
+        pictures=[
+            _picture(kind, records[i], distances[i] / scales[:, None], float(scores[i]), spec) for kind, i in chosen
+        ],
         good_scores=scores[~defective],
         defect_scores=scores[defective],
-        scale=(float(min(part.min() for part in fused)), float(scores.max())),
+        scale=(float(min(of.min() for of in fused)), float(max(of.max() for of in fused))),
     )
 
 
-def _picture(
-    kind: str, record: Record, distances: np.ndarray, score: float, maps: Maps, preparation: Preparation
-) -> Picture:
+def _picture(kind: str, record: Record, scaled: np.ndarray, score: float, spec: Spec) -> Picture:
     part = sample.load(record)
     height, width = part.rgb.shape[:2]
     shrink = min(1.0, _SIDE / max(height, width))
     size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
-    rgb_map, normals_map = maps.modalities(distances, size)
+    maps = spec.maps.upsample(scaled, size)
     return Picture(
         kind=kind,
         sample_id=record.id,
         defect=record.defect,
         score=score,
         rgb=_resized(part.rgb, size, PIL.Image.Resampling.BICUBIC),
-        normals=normal_images.to_image(normal_images.resize(inputs.geometry(part, preparation).normals, size)),
-        maps={"RGB map": rgb_map, "Normals map": normals_map},
-        fused=rgb_map + normals_map,
+        geometry_name=spec.preparation.geometry.capitalize(),
+        geometry=inputs.geometry(part, spec.preparation).image(size),
+        maps={f"{_heading(name)} map": of for name, of in zip(spec.build().maps, maps, strict=True)},
+        fused=maps.sum(0),
         # However thin a defect is, it stays on the picture.
         gt=None if part.gt is None else _resized(part.gt.astype(np.uint8) * 255, size, PIL.Image.Resampling.BOX) > 0,
     )
+
+
+def _heading(name: str) -> str:
+    """Name of a map in words."""
+    return "RGB" if name == "rgb" else name.replace("_", " ").capitalize()
 
 
 def _resized(image: np.ndarray, size: tuple[int, int], how: PIL.Image.Resampling) -> np.ndarray:

@@ -11,7 +11,9 @@ import jinja2
 import numpy as np
 
 from pirn_jax import atomic
-from pirn_jax.report import charts, figures, published, tables
+from pirn_jax.methods import METHODS
+from pirn_jax.methods.base import Published
+from pirn_jax.report import charts, figures, tables
 from pirn_jax.report.pictures import KINDS, Gallery, Picture
 
 __all__ = ["KINDS", "Gallery", "Picture", "plain", "render", "write_page"]
@@ -100,7 +102,7 @@ def _summary(results: dict[str, Any], shots: str) -> str:
 
 
 def _categories_in_words(results: dict[str, Any], shots: list[str]) -> list[str]:
-    """Which categories are easiest and hardest with the most shots, where there is a difference."""
+    """The easiest and the hardest category with the most shots, where there is a difference."""
     categories = results["results"][shots[-1]] if shots else {}
     means = {name: tables.summarize(values["image_auroc"])[0] for name, values in categories.items()}
     ranked = sorted((mean, name) for name, mean in means.items() if mean is not None)
@@ -118,12 +120,19 @@ def _table(results: dict[str, Any], shots: str) -> dict[str, Any]:
         "mean": tables.mean_row(results, shots),
         "published": [
             (
-                f"PIRN paper, {row.table}, mean of {published.CATEGORIES[row.dataset]} categories",
+                f"{row.source}, mean of {row.categories} categories",
                 [tables.score_text(getattr(row, metric), None) for metric in tables.METRICS],
             )
-            for row in published.rows(results, shots)
+            for row in published(results, shots)
         ],
     }
+
+
+def published(results: dict[str, Any], shots: str) -> list[Published]:
+    """Rows of the method's paper for a run's data set and number of shots; `tfds:NAME` is the same data as NAME."""
+    dataset = str(results["dataset"]).removeprefix("tfds:").split("/")[0].removeprefix("pirn_")
+    rows = METHODS[results["method"]].published if results["method"] in METHODS else ()
+    return [row for row in rows if (row.dataset, row.shots) == (dataset, shots)]
 
 
 def _breakdowns(results: dict[str, Any], shots: str) -> list[dict[str, Any]]:
@@ -169,13 +178,13 @@ def _gallery(gallery: Gallery) -> dict[str, Any]:
 
 
 def _share(scale: tuple[float, float], count: int) -> tuple[float, float]:
-    """What is left of the fused map's scale for each of the maps it is the sum of: all have one scale."""
+    """An even share of the fused map's scale for each of the maps it is the sum of."""
     return scale[0] / max(count, 1), scale[1] / max(count, 1)
 
 
 def _panels(picture: Picture, scale: tuple[float, float], share: tuple[float, float]) -> list[_Panel]:
     maps = {name: figures.heat(values, *share) for name, values in picture.maps.items()}
-    images = {"RGB": picture.rgb, "Normals": picture.normals, **maps}
+    images = {"RGB": picture.rgb, picture.geometry_name: picture.geometry, **maps}
     images["Fused map"] = figures.overlay(picture.rgb, picture.fused, *scale)
     panels = [_Panel(name, figures.data_uri(image), f"{name} of {picture.sample_id}") for name, image in images.items()]
     return [*panels, _truth(picture)]

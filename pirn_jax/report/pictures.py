@@ -1,4 +1,4 @@
-"""Pictures of telling test parts: what the gallery of a report shows, and the file that keeps it."""
+"""Pictures of the gallery of a report, and the file that keeps them."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from pirn_jax import atomic
 from pirn_jax.data.problems import InputError
 
 KINDS = ("worst detected", "false alarm", "best detected")
-_FACTS = ("kind", "sample_id", "defect", "score")
+_FACTS = ("kind", "sample_id", "defect", "score", "geometry_name")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One test part as the method saw it; all arrays share height and width.
+    """One test sample as the method saw it; all arrays share height and width.
 
     Attributes:
       kind: "worst detected", "false alarm" or "best detected".
@@ -27,8 +27,9 @@ class Picture:
       defect: the name of its defect, "good" for a good part.
       score: its anomaly score, the larger the more anomalous.
       rgb: the photo.
-      normals: surface normals drawn as colours.
-      maps: an anomaly map per modality under the name to show, such as "RGB map".
+      geometry_name: heading of the next, such as "Normals".
+      geometry: surface normals as colours, or depth as grey values.
+      maps: the method's anomaly maps as they are summed, under the name to show, such as "RGB map".
       fused: the anomaly map of all modalities together.
       gt: where the defect is, None where nobody marked it.
     """
@@ -38,7 +39,8 @@ class Picture:
     defect: str
     score: float
     rgb: UInt8[np.ndarray, "h w 3"]
-    normals: UInt8[np.ndarray, "h w 3"]
+    geometry_name: str
+    geometry: UInt8[np.ndarray, "h w 3"]
     maps: dict[str, Float[np.ndarray, "h w"]]
     fused: Float[np.ndarray, "h w"]
     gt: Bool[np.ndarray, "h w"] | None
@@ -97,7 +99,7 @@ def save(path: str | os.PathLike[str], galleries: Sequence[Gallery]) -> None:
 def _arrays(picture: Picture) -> dict[str, np.ndarray]:
     maps = {f"map {i}": values.astype(np.float16) for i, values in enumerate(picture.maps.values())}
     marked = {} if picture.gt is None else {"gt": picture.gt}
-    return {"rgb": picture.rgb, "normals": picture.normals, "fused": picture.fused.astype(np.float16)} | maps | marked
+    return {"rgb": picture.rgb, "geometry": picture.geometry, "fused": picture.fused.astype(np.float16)} | maps | marked
 
 
 def load(path: str | os.PathLike[str]) -> list[Gallery]:
@@ -128,7 +130,7 @@ def _picture(stored: np.lib.npyio.NpzFile, key: str, facts: dict) -> Picture:
     return Picture(
         **{name: facts[name] for name in _FACTS},
         rgb=stored[f"{key}/rgb"],
-        normals=stored[f"{key}/normals"],
+        geometry=stored[f"{key}/geometry"],
         maps=maps,
         fused=stored[f"{key}/fused"].astype(np.float32),
         gt=stored[f"{key}/gt"] if f"{key}/gt" in stored.files else None,

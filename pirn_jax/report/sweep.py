@@ -1,33 +1,17 @@
-"""A grid of settings side by side: finished studies in one directory, a folder for each cell."""
+"""Table and page of a grid of hyperparameters."""
 
-import itertools
-import json
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pirn_jax import atomic
-from pirn_jax.data.problems import InputError
-from pirn_jax.report import archive, figures, finished, page, tables
+from pirn_jax.report import figures, page, tables
+from pirn_jax.study import grid
+from pirn_jax.study.grid import Grid
 
-PLAN = "sweep.json"
 PAGE = "sweep.html"
-_SCHEMA = 1
-
-
-class Sweep(NamedTuple):
-    """What is there of a grid.
-
-    Attributes:
-      parameters: values of the hyperparameters that change, by name.
-      finished: content of `results.json` by the name of the cell, None where it is not finished.
-    """
-
-    parameters: dict[str, list]
-    finished: dict[str, dict[str, Any] | None]
 
 
 class Row(NamedTuple):
@@ -44,60 +28,19 @@ class Row(NamedTuple):
     scores: dict[str, tuple[float | None, float | None]]
 
 
-def cells(parameters: Mapping[str, Sequence]) -> dict[str, dict[str, Any]]:
-    """All combinations of values, by a name such as "num_prototypes=6,epsilon=0.05", which is that of its folder."""
-    grid = [dict(zip(parameters, values, strict=True)) for values in itertools.product(*parameters.values())]
-    return {",".join(f"{name}={value}" for name, value in cell.items()): cell for cell in grid}
-
-
-def write_plan(directory: pathlib.Path, parameters: Mapping[str, Sequence]) -> None:
-    """Writes `sweep.json`: which hyperparameters change, and their values.
-
-    Raises:
-      InputError: if the directory holds another grid.
-    """
-    plan = {"schema": _SCHEMA, "parameters": {name: list(values) for name, values in parameters.items()}}
-    path = directory / PLAN
-    if path.exists() and _read_plan(path) != plan["parameters"]:
-        raise InputError(f"{path}: holds a sweep over other values; choose another --output_dir")
-    archive.write_json(path, plan)
-
-
-def _read_plan(path: pathlib.Path) -> dict[str, list]:
-    try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        if plan["schema"] == _SCHEMA:
-            return dict(plan["parameters"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); run the command of the sweep again elsewhere") from error
-    raise InputError(f"{path}: has schema {plan['schema']!r}, not {_SCHEMA}; use the version of pirn_jax that wrote it")
-
-
-def read(directory: pathlib.Path) -> Sweep:
-    """What is there of the grid in a directory.
-
-    Raises:
-      InputError: if there is none, or a finished cell cannot be read.
-    """
-    parameters = _read_plan(directory / PLAN)
-    paths = {name: directory / name for name in cells(parameters)}
-    done = {name: (path / finished.RESULTS).is_file() for name, path in paths.items()}
-    return Sweep(parameters, {name: finished.read_results(paths[name]) if done[name] else None for name in paths})
-
-
-def rows(found: Sweep) -> list[Row]:
+def rows(found: Grid) -> list[Row]:
     """Rows of all finished cells in the order of the grid, numbers of shots first."""
     some = [results for results in found.finished.values() if results]
     in_order = tables.shots_in_order({"results": {shots: None for results in some for shots in results["results"]}})
     return [
         Row(shots, tuple(cell.values()), {m: tuple(results["mean"][shots][m].values()) for m in tables.METRICS})
         for shots in in_order
-        for cell, results in zip(cells(found.parameters).values(), found.finished.values(), strict=True)
+        for cell, results in zip(grid.cells(found.parameters).values(), found.finished.values(), strict=True)
         if results and shots in results["results"]
     ]
 
 
-def format_table(found: Sweep) -> str:
+def format_table(found: Grid) -> str:
     """The table that a sweep ends with."""
     heading = ["shots", *found.parameters, *tables.METRICS.values()]
     lines = [[row.shots, *map(page.plain, row.values), *_texts(row)] for row in rows(found)]
@@ -110,8 +53,8 @@ def _texts(row: Row) -> list[str]:
     return [tables.score_text(*score) for score in row.scores.values()]
 
 
-def summary(found: Sweep) -> list[str]:
-    """How many cells are finished, and how far their image AUROC is apart beside what seeds do: a sentence each."""
+def summary(found: Grid) -> list[str]:
+    """Number of finished cells, and the range of their image AUROC beside the deviation of seeds, a sentence each."""
     done = sum(results is not None for results in found.finished.values())
     told = [f"{done} of {len(found.finished)} settings are finished."]
     by_shots: dict[str, list[Row]] = {}
@@ -139,7 +82,7 @@ def write(directory: pathlib.Path) -> pathlib.Path:
     Raises:
       InputError: see `read`.
     """
-    found = read(directory)
+    found = grid.read(directory)
     atomic.write_csv(directory / "sweep.csv", _csv(found))
     text = page.render(
         "sweep.html.jinja",
@@ -153,7 +96,7 @@ def write(directory: pathlib.Path) -> pathlib.Path:
     return directory / PAGE
 
 
-def _csv(found: Sweep) -> list[list[Any]]:
+def _csv(found: Grid) -> list[list[Any]]:
     columns = [f"{metric}_{part}" for metric in tables.METRICS for part in ("mean", "std")]
     lines: list[list[Any]] = [["shots", *found.parameters, *columns]]
     for row in rows(found):
@@ -162,7 +105,7 @@ def _csv(found: Sweep) -> list[list[Any]]:
     return lines
 
 
-def _table(found: Sweep, metric: str, label: str) -> dict[str, Any]:
+def _table(found: Grid, metric: str, label: str) -> dict[str, Any]:
     """A metric over the grid: the last hyperparameter across, numbers of shots and the others down."""
     *down, across = found.parameters
     scores: dict[tuple, dict[Any, tuple[float | None, float | None]]] = {}

@@ -78,7 +78,7 @@ def category_rows(results: dict[str, Any], shots: str) -> list[tuple[str, list[s
 
 
 def settings_text(results: dict[str, Any]) -> str:
-    """How the metrics were measured, one sentence; empty where the results do not say so."""
+    """Evaluation settings, one sentence; empty where the results have none."""
     known = {name: results["settings"].get(f"metrics_{name}") for name in SETTINGS}
     told = "; ".join(f"{name} {value}" for name, value in known.items() if value is not None)
     return f"Metrics: {told}." if told else ""

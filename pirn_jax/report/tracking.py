@@ -11,8 +11,9 @@ import numpy as np
 
 from pirn_jax import atomic
 from pirn_jax.data.problems import InputError
-from pirn_jax.report import archive, figures
+from pirn_jax.report import figures
 from pirn_jax.report.pictures import Gallery
+from pirn_jax.study import storage
 
 LINES = "runs.jsonl"
 EVENTS = "tensorboard"
@@ -38,7 +39,7 @@ class Tracked(NamedTuple):
 
 def runs(directory: pathlib.Path, settings: Mapping[str, Any]) -> Iterator[Tracked]:
     """The runs of the groups that a study with these settings has finished."""
-    for _, arrays, facts in archive.load_groups(directory, settings):
+    for _, arrays, facts in storage.load_groups(directory, settings):
         curves = {name.removeprefix("train_"): v for name, v in arrays.items() if name.startswith("train_")}
         for i, ((category, shots, seed), metrics) in enumerate(zip(facts["runs"], facts["metrics"], strict=True)):
             training = {name: [float(value) for value in values[i]] for name, values in curves.items()}

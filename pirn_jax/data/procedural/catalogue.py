@@ -21,7 +21,7 @@ Part = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class _Category:
-    """How parts of one kind are built, how far they may turn (radians), and how they are seen."""
+    """One category: construction, range of rotation in radians, and scanner."""
 
     build: Callable[..., surface.Surface]
     turn: float
@@ -157,7 +157,7 @@ def _flawed(shot: _Shot, good: surface.Surface, edit: surface.Edit) -> surface.S
 
 
 def _changed(good: surface.Surface, bad: surface.Surface, shot: _Shot) -> tuple[np.ndarray, np.ndarray]:
-    """Where a defect changed the part by more than the thresholds, and where the sensors can tell, (h, w) bool each.
+    """Pixels that a defect changed by more than the thresholds, and those where the sensors can tell, (h, w) bool each.
 
     They differ where the scanner sees the part neither before nor after.
     """

@@ -18,7 +18,7 @@ Progress = Callable[[int, int], None]
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """How many parts each category has: good ones of three splits, and test parts of each of its five defects."""
+    """Numbers of parts of each category: good ones of three splits, and test parts of each of its five defects."""
 
     train: int = 50
     validation: int = 5

@@ -39,7 +39,7 @@ class Camera:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What surrounds a part in one shot.
+    """Surroundings of a part in one shot.
 
     Attributes:
         lamp: (3,) unit vector to the lamp: right, down, towards the camera.
@@ -73,7 +73,7 @@ def scene(shape: tuple[int, int], rng: np.random.Generator) -> Scene:
 
 
 def occlusion(height: np.ndarray, toward: np.ndarray, pitch: float) -> np.ndarray:
-    """How far, in millimetres, each pixel lies below the edge that hides it from a far source.
+    """Depth in millimetres of each pixel below the edge that hides it from a far source.
 
     Args:
         height: (h, w) millimetres.
@@ -122,7 +122,7 @@ def photograph(surface: Surface, view: Scene, pitch: float) -> np.ndarray:
 
 
 def seen(relief: np.ndarray, pitch: float) -> np.ndarray:
-    """Where the scanner gets an answer: neither too steep nor hidden from the projector, (h, w) bool."""
+    """Pixels that the scanner sees, neither too steep nor hidden from the projector, (h, w) bool."""
     down, right = np.gradient(relief, np.float32(pitch))
     hidden = occlusion(relief, np.array(_PROJECTOR), pitch) > 0.15
     return (np.hypot(down, right) < _STEEPEST) & ~hidden

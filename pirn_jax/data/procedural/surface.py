@@ -1,4 +1,4 @@
-"""What a part is before anyone looks at it: height and colour over the image grid, and the strokes that make them."""
+"""Surface of a part before it is scanned: height and colour over the image grid, and the strokes that make them."""
 
 import dataclasses
 import functools

@@ -31,7 +31,7 @@ def coaster(frame: Frame, rng: np.random.Generator, edit: Edit | None = None) ->
 
 
 def _pattern(rng: np.random.Generator) -> np.ndarray:
-    """Which thread lies on top, (warp, weft) of +1 and -1: a twill whose direction and phase change by region."""
+    """Threads on top, (warp, weft) of +1 and -1: a twill whose direction and phase change by region."""
     i, j = np.indices((_WARP, _WEFT))
     step = int(rng.integers(0, 4))
     twill = ((i + j + step) % 4 < 2), ((i - j + step) % 4 < 2), ((i + j + step) % 2 < 1)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
+from pirn_jax.data.catalogue import DATASETS
 from pirn_jax.data.options import Options
 from pirn_jax.data.problems import Problems
 from pirn_jax.data.sample import Record
@@ -36,7 +37,7 @@ def _ordered(example: bytes) -> bytes:
 
 
 class Parts(tfds.core.ShardBasedBuilder, skip_registration=True):
-    """What the builders share; `manual_dir` is the folder of the data set.
+    """Base of the builders; `manual_dir` is the folder of the data set.
 
     Attributes:
       DATASET: its name in `pirn_jax.data.datasets`.
@@ -60,7 +61,7 @@ class Parts(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     @property
     def options(self) -> Options:
-        """What the configuration asks of the reader."""
+        """The reader's options of the configuration."""
         return Options()
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -91,12 +92,11 @@ class Parts(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _records(self, directory: pathlib.Path) -> dict[str, list[Record]]:
         """Sorted records of each split that has some; where the data set has normals of its own, with them."""
-        from pirn_jax.data import datasets
 
         def read(native_normals: bool) -> tuple[dict[str, Any], Problems]:
             problems = Problems()
             options = dataclasses.replace(self.options, native_normals=native_normals)
-            found = datasets.DATASETS[self.DATASET].read(directory, (), options, problems)
+            found = DATASETS[self.DATASET].read(directory, (), options, problems)
             return _by_split(found), problems
 
         plain, problems = read(native_normals=False)
@@ -129,7 +129,7 @@ class PirnMvtec3d(Parts):
 
 @dataclasses.dataclass(kw_only=True)
 class Light(tfds.core.BuilderConfig):
-    """Which of Eyecandies' six images shows a part, see `pirn_jax.data.options`."""
+    """Choice of one of Eyecandies' six images of a part, see `pirn_jax.data.options`."""
 
     light: int = Options.light
 

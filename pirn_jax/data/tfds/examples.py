@@ -1,4 +1,4 @@
-"""What is stored of a part: as an example of tensorflow-datasets, and as a row of the index beside them."""
+"""Stored samples: examples of tensorflow-datasets, and rows of the index beside them."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple

@@ -45,7 +45,7 @@ class Example:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Name used in messages."""
         return f"{self.folder}, {self.row.key}"
 
     def size(self) -> tuple[int, int]:

@@ -1,0 +1,1 @@
+"""Inspection of new parts with a finished run."""

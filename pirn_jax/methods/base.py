@@ -1,0 +1,181 @@
+"""The interface of a method: a value made of pure functions, like an optax gradient transformation.
+
+`s` good parts, `m` modalities, `g` layer groups, `n` patches, `c` channels, `k` anomaly maps.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+Params = Any
+Metrics = dict[str, Array]
+
+
+class Features(NamedTuple):
+    """Frozen patch features of one sample, or of a batch with further leading axes.
+
+    Attributes:
+      values: features of every modality and layer group, row by row of the patch grid.
+      mask: patches that show the part. A method takes nothing from the others.
+    """
+
+    values: Float[Array, "*batch m g n c"]
+    mask: Bool[Array, "*batch n"]
+
+
+def keep(learned: Params, fixed: Params, support: Features) -> Params:
+    """Default of `Method.finalize`: the pair `(learned, fixed)`."""
+    del support
+    return learned, fixed
+
+
+class Method(NamedTuple):
+    """Pure functions closed over a frozen config. Training, scoring, storage and reports know nothing else.
+
+    Attributes:
+      maps: names of the k anomaly maps that `score` returns.
+      init: `(key, support) -> (learned, fixed)`; `fixed` gets neither gradient nor optimiser moments.
+      score: `(params, features) -> distances (k, n)`, larger is more anomalous. Values off the part are ignored.
+      loss: `(learned, fixed, batch) -> (scalar, metrics)`, means over the samples of the batch; None if nothing is
+        learned by gradient descent. Other statistics of a batch go through `losses.batch_mean`, so that they stay exact
+        where devices share one.
+      finalize: `(learned, fixed, support) -> params`, once after training: memory banks, codebooks.
+      remembers: whether `params` hold patches of the support, so that its samples are scored with a bank built without
+        them wherever they stand for new ones (`scoring.calibrate`).
+      constants: scalars laid over `fixed`. Methods that differ in these alone have the same functions, and so share
+        compiled programs.
+      precision: type that features are stored in, "float32" or "bfloat16".
+    """
+
+    maps: tuple[str, ...]
+    init: Callable[[Array, Features], tuple[Params, Params]]
+    score: Callable[[Params, Features], Float[Array, "k n"]]
+    loss: Callable[[Params, Params, Features], tuple[Float[Array, ""], Metrics]] | None = None
+    finalize: Callable[[Params, Params, Features], Params] = keep
+    remembers: bool = False
+    constants: Mapping[str, float] = MappingProxyType({})
+    precision: str = "float32"
+
+    def start(self, key: Array, support: Features) -> tuple[Params, Params]:
+        """`init` with the constants laid over `fixed`."""
+        learned, fixed = self.init(key, support)
+        return learned, {**fixed, **self.constants} if self.constants else fixed
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Optimiser settings of a run.
+
+    Attributes:
+      epochs: passes over the episode (PIRN: 80 few-shot, 30 all-shot; a published review of it says 60 and 8).
+      learning_rate: of Adam (PIRN: 1e-4).
+      batch_size: samples a step.
+    """
+
+    epochs: int = 80
+    learning_rate: float = 1e-4
+    batch_size: int = dataclasses.field(default=2, metadata={"our_choice": True})
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if not 0 < getattr(self, field.name) < math.inf:
+                raise ValueError(f"{field.name} must be positive and finite, not {getattr(self, field.name)}")
+
+
+class Preset(NamedTuple):
+    """Settings under one name.
+
+    Attributes:
+      config: hyperparameters of the method.
+      recipe: optimiser settings, None for a method without gradient descent.
+      flags: other flags that the preset sets, by name: encoder, blocks, input size, normals; a flag that is given
+        overrides them.
+    """
+
+    config: Any
+    recipe: Recipe | None = None
+    flags: Mapping[str, Any] = MappingProxyType({})
+
+
+class Published(NamedTuple):
+    """One row of a paper's table: means over all categories of a data set, fractions.
+
+    Attributes:
+      dataset: its name.
+      shots: good parts of each category, or "all".
+      source: paper and table.
+      categories: number of categories that the means are taken over.
+      image_auroc: image AUROC.
+      pixel_auroc: pixel AUROC, None where the table has none.
+      aupro_30: AUPRO@30%, None where the table has none.
+    """
+
+    dataset: str
+    shots: str
+    source: str
+    categories: int
+    image_auroc: float
+    pixel_auroc: float | None
+    aupro_30: float | None
+
+
+class Entry(NamedTuple):
+    """A method of the catalogue.
+
+    Attributes:
+      config: dataclass of its hyperparameters; each field becomes a flag. `metadata={"our_choice": True}` marks what
+        its paper leaves open.
+      presets: settings by name, "default" among them.
+      build: `(config, modalities) -> Method`; raises ValueError if they do not fit.
+      published: results that its paper reports.
+    """
+
+    config: type
+    presets: Mapping[str, Preset]
+    build: Callable[[Any, tuple[str, ...]], Method]
+    published: tuple[Published, ...] = ()
+
+
+def our_choice(default: Any) -> Any:
+    """A field of a Config with a value that the paper leaves open."""
+    return dataclasses.field(default=default, metadata={"our_choice": True})
+
+
+def check(method: Method, support: Features) -> None:
+    """Traces a method without computing anything.
+
+    Args:
+      method: the method.
+      support: good parts of a run, as `jax.ShapeDtypeStruct`s.
+
+    Raises:
+      ValueError: if the features do not fit the method, or it returns another number of maps than it names.
+    """
+    params = params_shapes(method, support)
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), support)
+    distances = jax.eval_shape(method.score, params, one)
+    expected = (len(method.maps), support.mask.shape[-1])
+    if distances.shape != expected:
+        raise ValueError(f"the method returns distances {distances.shape}, not {expected}: a map each of {method.maps}")
+
+
+def params_shapes(method: Method, support: Features) -> Params:
+    """Shapes of the parameters that `Method.score` takes; raises what `Method.init` and `finalize` raise."""
+
+    def fit(key: Array, support: Features) -> Params:
+        return method.finalize(*method.start(key, support), support)
+
+    return jax.eval_shape(fit, jax.eval_shape(lambda: jax.random.key(0)), support)
+
+
+def shapes(samples: int, modalities: int, groups: int, patches: int, channels: int) -> Features:
+    """Shapes of the features of some samples, for `check`."""
+    values: Any = jax.ShapeDtypeStruct((samples, modalities, groups, patches, channels), jnp.float32)
+    mask: Any = jax.ShapeDtypeStruct((samples, patches), jnp.bool_)
+    return Features(values, mask)

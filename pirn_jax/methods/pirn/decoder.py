@@ -1,0 +1,158 @@
+"""The cascaded prototype-aware decoder (Sec. 3.1, Algorithm 1).
+
+The leading axis of size two is the modality: RGB, then geometry. Both have weights of their own.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Bool, Float
+
+from pirn_jax.methods.base import our_choice
+from pirn_jax.methods.pirn import apr, bpa, mnc, patches, precision
+from pirn_jax.methods.pirn.patches import Factored, Patches, PatchesOfBoth
+
+ASSIGNMENTS = ("transport", "softmax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Hyperparameters of PIRN; "our choice" marks what the paper leaves open.
+
+    Attributes:
+      num_prototypes: prototypes K of each modality (paper: 10).
+      num_layers: decoder layers L (paper: 2 for few-shot, 8 for all-shot).
+      epsilon: entropy of the transport plan, in units of the cosine distance (our choice).
+      sinkhorn_iterations: iterations of each solve (our choice).
+      assignment: "transport", or "softmax", the ablation of BPA.
+      plan_scale: "rows" (our choice), or "literal", Eq. 2 as printed; see `bpa.reconstruct`.
+      apr: whether prototypes are refined on each sample; off is the ablation of APR.
+      mnc: whether modalities communicate; off is the ablation of MNC.
+      injection: "query_only" (our choice), or "paper", Eq. 5 as printed; see `mnc.Injection`.
+      neighbours: k of the cross-modal nearest neighbours (our choice).
+      heads: heads of the graph attention (our choice).
+      gat_residual: whether the graph attention is added to the prototypes or replaces them (our choice).
+      gat_self_edges: whether the prototype graph has self-edges (our choice).
+      gate_init: initial gamma of the injection's gate `tanh(gamma)` (our choice: at 0 a learning rate of 1e-4 leaves
+        the gate shut for a whole training).
+      precision: "float32"; or "bfloat16" for features and matmul operands, summed in float32. Costs, transport plans,
+        softmaxes, norms, losses, parameters and their optimiser stay float32. Features take half the memory. Meant for
+        accelerators: CPUs multiply in float32 all the same, and the rounding costs them time.
+    """
+
+    num_prototypes: int = 10
+    num_layers: int = 2
+    epsilon: float = our_choice(0.05)
+    sinkhorn_iterations: int = our_choice(20)
+    assignment: str = "transport"
+    plan_scale: str = our_choice("rows")
+    apr: bool = True
+    mnc: bool = True
+    injection: str = our_choice("query_only")
+    neighbours: int = our_choice(3)
+    heads: int = our_choice(4)
+    gat_residual: bool = our_choice(True)
+    gat_self_edges: bool = our_choice(True)
+    gate_init: float = our_choice(1.0)
+    precision: str = "float32"
+
+    @property
+    def log_domain(self) -> bool:
+        """True if transport plans are solved in the log domain, as a small epsilon needs."""
+        return self.epsilon < bpa.KERNEL_EPSILON
+
+    def __post_init__(self):
+        for name, choices in (
+            ("assignment", ASSIGNMENTS),
+            ("plan_scale", bpa.PLAN_SCALES),
+            ("injection", mnc.INJECTIONS),
+            ("precision", precision.PRECISIONS),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        for name in ("num_prototypes", "num_layers", "epsilon", "sinkhorn_iterations", "neighbours", "heads"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
+        if not math.isfinite(self.gate_init):
+            raise ValueError(f"gate_init must be finite, not {self.gate_init}")
+        if self.neighbours > self.num_prototypes:
+            raise ValueError(f"neighbours={self.neighbours} exceeds num_prototypes={self.num_prototypes}")
+
+
+def _per_modality(module: type[nn.Module], in_axes: tuple[int | None, ...]) -> type[nn.Module]:
+    """The module with separate weights for each modality, mapped over the leading axis of its inputs that have 0."""
+    axes: Any = in_axes
+    return nn.vmap(module, in_axes=axes, variable_axes={"params": 0}, split_rngs={"params": True})
+
+
+class DecoderLayer(nn.Module):
+    """One prototype-aware layer: APR, BPA, MNC and fusion (Algorithm 1, lines 7-21).
+
+    Attributes:
+      config: hyperparameters.
+    """
+
+    config: Config
+
+    @nn.compact
+    def __call__(
+        self, z: PatchesOfBoth, p: Float[Array, "2 k c"], mask: Bool[Array, " n"], epsilon: bpa.Epsilon
+    ) -> tuple[PatchesOfBoth, Float[Array, "2 k c"]]:
+        """Returns rebuilt patches and the refined prototypes, which the next layer starts from."""
+        config = self.config
+        if config.apr:
+            refine = _per_modality(apr.Refinement, (0, 0, None, None))
+            p = refine(config.sinkhorn_iterations, config.log_domain, name="refine")(z, p, mask, epsilon)
+        z_bpa, use = jax.vmap(self._assign, (0, 0, None, None))(z, p, mask, epsilon)
+        self.sow("diagnostics", "use", use)
+        if not config.mnc:
+            return z_bpa, p
+        align = mnc.Alignment(config.neighbours, config.heads, config.gat_residual, config.gat_self_edges, name="align")
+        inject = _per_modality(mnc.Injection, (0, 0, 0))(config.injection, config.gate_init, name="inject")
+        z_mnc = inject(z, z_bpa, align(p)[::-1])
+        return jax.vmap(patches.add)(z_bpa, z_mnc), p
+
+    def _assign(
+        self, z: Patches, p: Float[Array, "k c"], mask: Bool[Array, " n"], epsilon: bpa.Epsilon
+    ) -> tuple[Factored, Float[Array, ""]]:
+        config = self.config
+        cost = bpa.cosine_cost(z, p)
+        if config.assignment == "softmax":
+            plan = bpa.softmax_plan(cost, mask, epsilon)
+        else:
+            plan = bpa.transport_plan(cost, mask, epsilon, config.sinkhorn_iterations, config.log_domain)
+        return bpa.reconstruct(plan, p, config.plan_scale), bpa.prototype_use(plan)
+
+
+class Decoder(nn.Module):
+    """L prototype-aware layers in cascade around one set of prototypes for each modality.
+
+    Algorithm 1 draws the prototypes once, before its loop, and updates them in each layer: the refined prototypes of
+    one layer are the prototypes of the next. They start as unit-variance normal noise, the scale of the features, as in
+    INP-Former: small ones make the decoder start as an identity map.
+
+    Attributes:
+      config: hyperparameters.
+    """
+
+    config: Config
+
+    @nn.compact
+    def __call__(self, z: Float[Array, "2 n c"], mask: Bool[Array, " n"], epsilon: bpa.Epsilon) -> PatchesOfBoth:
+        """Rebuilds the patches of one sample, `Z_rec` of the last layer, from features of unit root mean square.
+
+        Args:
+          z: features of both modalities.
+          mask: patches that show the part, at least one.
+          epsilon: entropy of the transport plans; an argument, so that one compiled program serves all values.
+        """
+        shape = (2, self.config.num_prototypes, z.shape[-1])
+        rebuilt: PatchesOfBoth = z
+        p = self.param("prototypes", nn.initializers.normal(1.0), shape)
+        with precision.factors(self.config.precision):
+            for layer in range(self.config.num_layers):
+                rebuilt, p = DecoderLayer(self.config, name=f"layer_{layer}")(rebuilt, p, mask, epsilon)
+        return rebuilt

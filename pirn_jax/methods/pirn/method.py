@@ -1,0 +1,78 @@
+"""PIRN as a method: reconstruction of each modality's patches from its prototypes, scored by the cosine distance."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from pirn_jax.methods import losses
+from pirn_jax.methods.base import Features, Method, Params
+from pirn_jax.methods.pirn import bpa, patches, precision
+from pirn_jax.methods.pirn.decoder import Config, Decoder
+
+
+def build(config: Config, modalities: tuple[str, ...]) -> Method:
+    """PIRN with a config.
+
+    `learned` are the decoder's weights; `fixed` is `{"scale": (2,), "epsilon": ()}`, where `scale` is the root mean
+    square of each modality's features over the good parts. Dividing by it leaves the cosine distances of Algorithm 1 as
+    they are and brings the features to the range of the gates. Layer groups are averaged (Sec. 3.1).
+
+    Args:
+      config: hyperparameters.
+      modalities: names of the two modalities.
+
+    Raises:
+      ValueError: if there are not two.
+    """
+    if len(modalities) != 2:
+        raise ValueError(f"pirn exchanges prototypes between two modalities, got {', '.join(modalities)}")
+    epsilon = bpa.KERNEL_EPSILON / 2 if config.log_domain else bpa.KERNEL_EPSILON
+    shared = _functions(dataclasses.replace(config, epsilon=epsilon), modalities)
+    return shared._replace(constants={"epsilon": config.epsilon})
+
+
+@functools.lru_cache
+def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
+    """PIRN but for its constants; the same objects for equal arguments."""
+    decoder = Decoder(config)
+
+    def prepare(features: Features) -> Float[Array, "*batch 2 n c"]:
+        return jnp.mean(precision.rounded(features.values, config.precision), axis=-3)
+
+    def rebuild(learned: Params, fixed: Params, features: Features) -> tuple[losses.Products, Float[Array, "2"]]:
+        """Products of patches and rebuilt ones, and the share of prototypes in use, the mean of all layers."""
+        scaled = prepare(features) / fixed["scale"][:, None, None]
+        rebuilt, sown = decoder.apply(
+            {"params": learned}, scaled, features.mask, fixed["epsilon"], mutable=["diagnostics"]
+        )
+        compared = losses.products(scaled, rebuilt, jax.vmap(patches.paired))
+        return compared, jnp.mean(jnp.stack(jax.tree.leaves(sown)), axis=0)
+
+    def init(key: Array, support: Features) -> tuple[Params, Params]:
+        values, weight = prepare(support), support.mask[:, None, :, None]
+        squares = jnp.sum(jnp.where(weight, values**2, 0.0), axis=(0, 2, 3))
+        scale = jnp.sqrt(squares / (jnp.sum(support.mask) * values.shape[-1]))
+        learned = decoder.init(key, values[0] / scale[:, None, None], support.mask[0], config.epsilon)["params"]
+        return learned, {"scale": scale, "epsilon": jnp.asarray(config.epsilon)}
+
+    def loss(learned: Params, fixed: Params, batch: Features) -> tuple[Float[Array, ""], dict[str, Array]]:
+        compared, use = jax.vmap(lambda features: rebuild(learned, fixed, features))(batch)
+        per_modality = jax.vmap(losses.soft_mining, in_axes=(1, None))(compared, batch.mask)
+        values = {"loss": per_modality, "prototype_use": jnp.mean(use, axis=0)} | _gates(learned)
+        named = {f"{name}_{m}": value[i] for name, value in values.items() for i, m in enumerate(modalities)}
+        return jnp.mean(per_modality), named
+
+    def score(params: Params, features: Features) -> Float[Array, "2 n"]:
+        learned, fixed = params
+        return losses.cosine_distance(rebuild(learned, fixed, features)[0])
+
+    return Method(modalities, init, score, loss, precision=config.precision)
+
+
+def _gates(learned: Params) -> dict[str, Float[Array, "2"]]:
+    """Openness of each modality's gate to the other, `tanh(gamma)`, the mean of all layers; empty without MNC."""
+    gammas = [layer["inject"]["gamma"] for layer in learned.values() if isinstance(layer, dict) and "inject" in layer]
+    return {"gate": jnp.mean(jnp.tanh(jnp.stack(gammas)), axis=0)} if gammas else {}

@@ -1,0 +1,212 @@
+"""Study data: episodes and features shared by all runs."""
+
+import contextlib
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from pirn_jax import cache, features, inputs
+from pirn_jax.data import sample
+from pirn_jax.data.problems import Problems
+from pirn_jax.data.sample import Record, Splits
+from pirn_jax.methods.base import Features
+from pirn_jax.metrics import ground_truth
+from pirn_jax.metrics.evaluation import MetricSettings
+from pirn_jax.metrics.ground_truth import GroundTruth
+from pirn_jax.stopwatch import Stopwatch
+from pirn_jax.study.spec import Spec, describe
+from pirn_jax.training import episodes, parallel
+from pirn_jax.training.episodes import Run
+
+Stage = Callable[[str, int], contextlib.AbstractContextManager[Callable[..., None]]]
+"""`with stage(title, total) as advance: advance(count, text)` shows progress."""
+
+
+class Mask(NamedTuple):
+    """A packed ground-truth mask.
+
+    Attributes:
+      bits: eight pixels a byte.
+      size: (height, width).
+    """
+
+    bits: np.ndarray
+    size: tuple[int, int]
+
+    def unpack(self) -> np.ndarray:
+        """The mask, (h, w) bool."""
+        return np.unpackbits(self.bits, count=self.size[0] * self.size[1]).reshape(self.size).astype(bool)
+
+
+class Selection(NamedTuple):
+    """Samples of a study, each of them found to be usable.
+
+    Attributes:
+      splits: all samples of each category.
+      episodes: per run, its good parts as indices into the train split.
+      good: per category, in rising order the indices that any run draws.
+      records: samples whose features are needed: those good ones and the test samples, category by category.
+      names: of the samples' inputs.
+      masks: ground truth of each sample, None where nobody knows it.
+      digests: of all bytes that can change a number.
+    """
+
+    splits: dict[str, Splits]
+    episodes: dict[Run, np.ndarray]
+    good: dict[str, list[int]]
+    records: list[Record]
+    names: list[str]
+    masks: list[Mask | None]
+    digests: list[str]
+
+    def describe(self, spec: Spec) -> dict[str, Any]:
+        """The settings of a study of these samples."""
+        return describe(spec, list(self.splits), self.digests)
+
+
+class StudyData(NamedTuple):
+    """Episodes and features shared by all runs of studies of the same samples.
+
+    Attributes:
+      selection: the samples.
+      train: features of the good parts that any run draws, (categories, samples, ...), padded with zeros.
+      position: per category, from index in the train split to index in `train`.
+      test: features of the test samples, (categories, samples, ...), padded with zeros.
+      truth: `(category, settings) -> GroundTruth`, preprocessed once.
+      notes: sentences for the user on the samples.
+      seconds: spent, by stage.
+    """
+
+    selection: Selection
+    train: Features
+    position: dict[str, dict[int, int]]
+    test: Features
+    truth: Callable[[str, MetricSettings], GroundTruth]
+    notes: list[str]
+    seconds: dict[str, float]
+
+    def stored_in(self, precision: str) -> "StudyData":
+        """The same with features of this precision; nothing is copied where they have it."""
+        train, test = (f._replace(values=f.values.astype(precision)) for f in (self.train, self.test))
+        return self._replace(train=train, test=test)
+
+    def indices(self, runs: Sequence[Run]) -> tuple[Int[np.ndarray, " r"], Int[np.ndarray, "r s"]]:
+        """Each run's category, and its episode as indices into the category's features in `train`."""
+        categories = list(self.selection.splits)
+        category = np.array([categories.index(run.category) for run in runs])
+        chosen = [[self.position[run.category][int(i)] for i in self.selection.episodes[run]] for run in runs]
+        return category, np.array(chosen)
+
+    def unpad(self, runs: Sequence[Run], values: np.ndarray) -> list[np.ndarray]:
+        """Of values for each run and padded test sample, those of the samples that its category has."""
+        lengths = [len(self.selection.splits[run.category].test) for run in runs]
+        return [of_run[:length] for of_run, length in zip(values, lengths, strict=True)]
+
+
+def select(spec: Spec, splits: dict[str, Splits], stage: Stage) -> Selection:
+    """Draws the episodes of all runs and identifies the samples that they need.
+
+    Raises:
+      InputError: if there are too few good parts; if samples cannot be used, with all of them.
+    """
+    runs = [Run(category, shots, seed) for shots in spec.shots for category in splits for seed in range(spec.seeds)]
+    drawn = {run: episodes.draw(run, len(splits[run.category].train)) for run in runs}
+    good = {c: sorted({int(i) for run in runs if run.category == c for i in drawn[run]}) for c in splits}
+    records = [part for c, split in splits.items() for part in (*(split.train[i] for i in good[c]), *split.test)]
+    with stage("reading files", len(records)) as advance:
+        names, masks = _identify(spec, records, advance)
+    contents = ["none" if mask is None else hashlib.sha256(mask.bits.tobytes()).hexdigest() for mask in masks]
+    ids = [f"{run} {[splits[run.category].train[i].id for i in chosen]}" for run, chosen in drawn.items()]
+    return Selection(splits, drawn, good, records, names, masks, [*names, *contents, *ids])
+
+
+def load(specs: Sequence[Spec], selection: Selection, stage: Stage) -> StudyData:
+    """Computes the samples' features, or reads them from the cache, and puts them on the device.
+
+    Several processes compute a share each and exchange it through the cache.
+
+    Args:
+      specs: of studies that differ in config and recipe at most. Features are stored as narrow as all of them allow.
+      selection: the samples.
+      stage: shows progress.
+
+    Raises:
+      InputError: if samples cannot be used, with all of them.
+    """
+    spec, dtype = specs[0], jnp.result_type(*(spec.build().precision for spec in specs))
+    records, names = selection.records, selection.names
+    index, count = parallel.process()
+
+    def extract(share: slice, title: str) -> features.Extracted:
+        with stage(title, len(records[share])) as advance:
+            return features.extract(
+                records[share], names[share], spec.encoder, spec.preparation, cache.cache_directory(), watch, advance
+            )
+
+    with Stopwatch() as watch:
+        if count > 1:
+            extract(slice(index, None, count), "normals and features of this process")
+            parallel.barrier("features")
+        found = extract(slice(None), "normals and features")
+    chosen = [i for i, name in enumerate(("rgb", "geometry")) if name in spec.modalities]
+    values = found.values[:, chosen]
+    masks = found.mask if spec.background == "ignore" else np.ones_like(found.mask)
+    row = {record: i for i, record in enumerate(records)}
+    splits = selection.splits
+    good = [[row[splits[c].train[i]] for i in indices] for c, indices in selection.good.items()]
+    test = [[row[record] for record in split.test] for split in splits.values()]
+    unmarked = [sample.UNMARKED if mask is None else "" for mask in selection.masks]
+
+    @functools.cache
+    def truth(category: str, settings: MetricSettings) -> GroundTruth:
+        tests = splits[category].test
+        packed = [selection.masks[row[record]] for record in tests]
+        unpacked = (None if mask is None else mask.unpack() for mask in packed)
+        sizes = [
+            record.source.size() if mask is None else mask.size for record, mask in zip(tests, packed, strict=True)
+        ]
+        return ground_truth.prepare([record.defect for record in tests], unpacked, sizes, settings)
+
+    return StudyData(
+        selection,
+        _place(good, values, masks, dtype),
+        {c: {index: i for i, index in enumerate(indices)} for c, indices in selection.good.items()},
+        _place(test, values, masks, dtype),
+        truth,
+        inputs.summarise(records, found.notes) + inputs.summarise(records, unmarked),
+        dict(watch.seconds),
+    )
+
+
+def _identify(
+    spec: Spec, records: Sequence[Record], advance: Callable[[int], None]
+) -> tuple[list[str], list[Mask | None]]:
+    """Names of the samples' inputs, and their ground truth; all problems are told at once."""
+    problems, names, masks = Problems(), [], []
+    for record in records:
+        names += inputs.identify([record], spec.preparation, problems)
+        mask = None
+        with problems.collecting():
+            mask = sample.load_gt(record)
+        masks.append(None if mask is None else Mask(np.packbits(mask), mask.shape))
+        advance(1)
+    if problems.found:
+        sample.tell_all((record for record, name in zip(records, names, strict=True) if name), problems)
+    return names, masks
+
+
+def _place(rows: Sequence[Sequence[int]], values: np.ndarray, masks: np.ndarray, dtype: np.dtype) -> Features:
+    """Features of some samples of each category on all devices, padded with zeros to the longest."""
+    longest = max(map(len, rows))
+    padded = np.zeros((len(rows), longest, *values.shape[1:]), dtype)
+    shown = np.zeros((len(rows), longest, *masks.shape[1:]), bool)
+    for i, of_category in enumerate(rows):
+        padded[i, : len(of_category)] = values[of_category]
+        shown[i, : len(of_category)] = masks[of_category]
+    return parallel.everywhere(Features(*jax.device_put((padded, shown))))

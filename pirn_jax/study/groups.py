@@ -1,0 +1,157 @@
+"""Groups of runs and their order: each is trained, scored, evaluated and saved, by one of the processes."""
+
+import dataclasses
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from pirn_jax import scoring
+from pirn_jax.data.problems import InputError
+from pirn_jax.methods.base import Method
+from pirn_jax.stopwatch import Stopwatch
+from pirn_jax.study import storage
+from pirn_jax.study.data import Stage, StudyData
+from pirn_jax.study.evaluate_group import evaluate_group
+from pirn_jax.study.score_group import score_group
+from pirn_jax.study.spec import Spec
+from pirn_jax.study.train_group import Group, host_params, train_group
+from pirn_jax.training import parallel, train
+from pirn_jax.training.episodes import Run
+
+
+class FinishedGroup(NamedTuple):
+    """Results of a group.
+
+    Attributes:
+      runs: its runs.
+      distances: each run's patch distances of its category's test samples, (samples, k, n).
+      scales: by which each run's maps are divided before they are summed, (k,).
+      evaluations: one dictionary a run, see `Evaluation.as_json`.
+      timings: seconds by name, of the process that trained it.
+    """
+
+    runs: list[Run]
+    distances: list[np.ndarray]
+    scales: list[np.ndarray]
+    evaluations: list[dict[str, Any]]
+    timings: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A study's data and settings, ready for its groups.
+
+    Attributes:
+      spec: the study.
+      method: its method.
+      settings: stored with its results.
+      data: samples and features.
+      output: directory that finished groups are kept in.
+      stage: shows progress.
+      watch: measures time by stage.
+      checkpoint_seconds: least time between two checkpoints within a group.
+    """
+
+    spec: Spec
+    method: Method
+    settings: dict[str, Any]
+    data: StudyData
+    output: pathlib.Path
+    stage: Stage
+    watch: Stopwatch
+    checkpoint_seconds: float
+
+
+class _Programs(NamedTuple):
+    """Compiled programs of all groups: numbers of shots whose calls have one shape share them."""
+
+    train: train.Programs
+    score: parallel.Program
+    support: parallel.Program | None
+
+
+def run_all(schedule: Schedule) -> list[FinishedGroup]:
+    """All groups of a study: finished ones are loaded, each process trains its turns and waits for the others'.
+
+    Raises:
+      InputError: if another process has ended, or a group cannot be saved.
+      FloatingPointError: if a loss is not finite.
+    """
+    method, calibrated = schedule.method, schedule.spec.fusion == "calibrated"
+    support = scoring.compile_support_program(method) if calibrated else None
+    programs = _Programs(train.compile_programs(method), scoring.compile_program(method), support)
+    index, count = parallel.process()
+    groups = [group for shots in schedule.spec.shots for group in _cut(schedule, programs.train, shots, count)]
+    finished = {group.name: _load(schedule, group) or _run(schedule, programs, group) for group in groups[index::count]}
+    parallel.barrier("groups")
+    for group in groups:
+        if group.name not in finished:
+            loaded = _load(schedule, group)
+            if loaded is None:
+                raise InputError(
+                    f"{schedule.output}: group {group.name} of another process is not there; give all processes the "
+                    "same --output_dir on a shared disk, and equal devices"
+                )
+            finished[group.name] = loaded
+    return [finished[group.name] for group in groups]
+
+
+def _cut(schedule: Schedule, programs: train.Programs, shots: int, processes: int) -> list[Group]:
+    data, recipe = schedule.data, schedule.spec.recipe
+    runs = [run for run in data.selection.episodes if run.shots == shots]
+    taken = sum(leaf.nbytes for leaf in jax.tree.leaves(data.test))
+    size = parallel.runs_at_once(
+        len(runs),
+        lambda some: train.bytes_needed(programs, some, data.train, shots, recipe),
+        taken=taken,
+        processes=-(-processes // len(schedule.spec.shots)),
+    )
+    return [
+        Group(
+            f"{shots}-{start // size:03d}",
+            some,
+            size,
+            f"{shots} shots, runs {start + 1}-{start + len(some)} of {len(runs)}",
+        )
+        for start in range(0, len(runs), size)
+        for some in [runs[start : start + size]]
+    ]
+
+
+def _load(schedule: Schedule, group: Group) -> FinishedGroup | None:
+    """The group if it is finished."""
+    stored = storage.load_group(schedule.output, group.name, schedule.settings)
+    if stored is None or stored[1]["runs"] != [list(run) for run in group.runs]:
+        return None
+    arrays, facts = stored
+    distances = schedule.data.unpad(group.runs, arrays["distances"])
+    return FinishedGroup(group.runs, distances, list(arrays["scales"]), facts["evaluations"], facts["timings"])
+
+
+def _run(schedule: Schedule, programs: _Programs, group: Group) -> FinishedGroup:
+    """Trains, scores, evaluates and saves a group."""
+    spec, data, stage, watch = schedule.spec, schedule.data, schedule.stage, schedule.watch
+    before = dict(watch.seconds)
+    checkpoint = storage.GroupCheckpoint(schedule.output, group.name, schedule.settings, schedule.checkpoint_seconds)
+    with watch.stage("train_s"):
+        trained, history = train_group(group, data, programs.train, spec.recipe, stage, checkpoint)
+    with watch.stage("score_s"):
+        scored = score_group(group, trained, data, programs.score, programs.support, spec.maps, stage)
+    distances = data.unpad(group.runs, scored.distances)
+    with watch.stage("metrics_s"):
+        evaluations = evaluate_group(
+            group.runs, group.title, distances, list(scored.scales), data, spec.maps, spec.metrics, stage
+        )
+    timings = {key: value - before.get(key, 0.0) for key, value in watch.seconds.items()}
+    facts = {
+        "runs": group.runs,
+        "metrics": [found["all"]["values"] for found in evaluations],
+        "evaluations": evaluations,
+        "timings": timings,
+    }
+    arrays = {"distances": scored.distances, "scales": scored.scales, **history}
+    storage.save_group(schedule.output, group.name, schedule.settings, host_params(group, trained), arrays, facts)
+    checkpoint.remove()
+    return FinishedGroup(group.runs, distances, list(scored.scales), evaluations, timings)

@@ -1,0 +1,83 @@
+"""A study from samples to results."""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pirn_jax.data.sample import Splits
+from pirn_jax.stopwatch import Stopwatch
+from pirn_jax.study import data, groups, results, storage
+from pirn_jax.study.data import Stage
+from pirn_jax.study.groups import FinishedGroup
+from pirn_jax.study.spec import Spec
+
+CHECKPOINT_SECONDS = 120.0
+"""Time between two checkpoints within a group of runs (our choice)."""
+
+
+def run(
+    spec: Spec,
+    splits: dict[str, Splits],
+    output: pathlib.Path,
+    stage: Stage,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> tuple[dict[str, Any], list[FinishedGroup]]:
+    """Runs or continues a study.
+
+    Args:
+      spec: the study.
+      splits: the samples of each category.
+      output: directory that finished groups are kept in.
+      stage: shows progress.
+      checkpoint_seconds: least time between two checkpoints within a group.
+
+    Returns:
+      The content of `results.json`, and the groups.
+
+    Raises:
+      InputError: if a sample cannot be used, there are too few, or the directory belongs to another study, or another
+        process has ended.
+      FloatingPointError: if a loss is not finite.
+    """
+    return next(run_all({output: spec}, splits, stage, checkpoint_seconds))
+
+
+def run_all(
+    specs: Mapping[pathlib.Path, Spec],
+    splits: dict[str, Splits],
+    stage: Stage,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Iterator[tuple[dict[str, Any], list[FinishedGroup]]]:
+    """Runs or continues several studies of the same samples, which share features and compiled programs.
+
+    Args:
+      specs: by directory; they differ in hyperparameters at most.
+      splits: the samples of each category.
+      stage: shows progress.
+      checkpoint_seconds: see `run`.
+
+    Yields:
+      What `run` returns, study by study.
+
+    Raises:
+      ValueError: if specs differ in more.
+      InputError: see `run`; before anything is computed.
+      FloatingPointError: if a loss is not finite.
+    """
+    first = next(iter(specs.values()))
+    selection = data.select(first, splits, stage)
+    settings = {output: selection.describe(spec) for output, spec in specs.items()}
+    shared = {key: value for key, value in selection.describe(first).items() if key not in first.hyperparameters()}
+    for output, described in settings.items():
+        other = [name for name, value in shared.items() if described[name] != value]
+        if other:
+            raise ValueError(f"studies that run together differ in {', '.join(other)}")
+        storage.check(output, described)
+    loaded = data.load(list(specs.values()), selection, stage)
+    for output, spec in specs.items():
+        method = spec.build()
+        with Stopwatch() as watch:
+            own = loaded.stored_in(method.precision)
+            schedule = groups.Schedule(spec, method, settings[output], own, output, stage, watch, checkpoint_seconds)
+            finished = groups.run_all(schedule)
+        yield results.collect(spec, settings[output], own, finished), finished

@@ -1,0 +1,56 @@
+"""Scoring of a group of trained runs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from pirn_jax import scoring
+from pirn_jax.scoring import Maps
+from pirn_jax.study.data import Stage, StudyData
+from pirn_jax.study.train_group import Group
+from pirn_jax.training.train import Trained
+
+
+class Scored(NamedTuple):
+    """Distances of a group's runs.
+
+    Attributes:
+      distances: of every padded test sample.
+      scales: by which each map is divided before maps are summed.
+    """
+
+    distances: Float[np.ndarray, "r d k n"]
+    scales: Float[np.ndarray, "r k"]
+
+
+def score_group(
+    group: Group,
+    trained: Trained,
+    data: StudyData,
+    program: Callable,
+    support_program: Callable | None,
+    maps: Maps,
+    stage: Stage,
+) -> Scored:
+    """Scores the test samples under every run.
+
+    Args:
+      group: the runs.
+      trained: their parameters.
+      data: the samples.
+      program: see `scoring.compile_program`.
+      support_program: see `scoring.compile_support_program`; None to sum maps as they are.
+      maps: upsampling.
+      stage: shows progress.
+    """
+    category, chosen = data.indices(group.padded)
+    with stage(f"scoring {group.title}", data.test.mask.shape[1]) as advance:
+        distances = scoring.score(program, trained.params, data.test, category, advance)
+        scales = np.ones((len(distances), distances.shape[2]), np.float32)
+        if support_program is not None:
+            support = scoring.score_support(support_program, trained, data.train, category, chosen)
+            scales = np.stack([scoring.calibrate(of_run, maps) for of_run in support])
+    kept = slice(len(group.runs))
+    return Scored(distances[kept], scales[kept])

@@ -1,0 +1,149 @@
+"""Specification of a study: everything that can change a number."""
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import jax
+
+from pirn_jax import __version__, features, methods, scoring
+from pirn_jax.data.options import Options
+from pirn_jax.encoders.pretrained import Encoder
+from pirn_jax.inputs import Preparation
+from pirn_jax.methods import base
+from pirn_jax.methods.base import Method, Recipe
+from pirn_jax.metrics.evaluation import MetricSettings
+
+MODALITIES = ("rgb", "geometry")
+"""Modalities that a study can take; the second is named by `Preparation.geometry`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """Everything that can change a number of a study.
+
+    Attributes:
+      dataset: name of the data set.
+      shots: numbers of good parts, one study each.
+      seeds: repeats, numbered from 0.
+      method: name of the method, one of `METHODS`.
+      config: its hyperparameters.
+      recipe: optimiser settings, None for a method without gradient descent.
+      encoder: frozen encoder.
+      preparation: how samples become its input.
+      preset: name of the preset that settings come from.
+      modalities: one or both of `MODALITIES`.
+      background: "ignore", or "keep" to treat patches off the part like all others.
+      sigma: deviation of the Gaussian on anomaly maps, in pixels of the encoder's input.
+      fusion: "sum" of a method's maps, or "calibrated", of maps divided by what good parts reach.
+      options: how the data set was read.
+      metrics: evaluation settings.
+
+    Raises:
+      ValueError: if settings do not go together.
+    """
+
+    dataset: str
+    shots: tuple[int, ...]
+    seeds: int
+    method: str
+    config: Any
+    recipe: Recipe | None
+    encoder: Encoder
+    preparation: Preparation
+    preset: str = "default"
+    modalities: tuple[str, ...] = MODALITIES
+    background: str = "keep"
+    sigma: float = 4.0
+    fusion: str = "sum"
+    options: Options = Options()
+    metrics: MetricSettings = MetricSettings()
+
+    def __post_init__(self):
+        for name, choices in (("background", features.BACKGROUNDS), ("fusion", scoring.FUSIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
+        if self.modalities not in (MODALITIES, MODALITIES[:1], MODALITIES[1:]):
+            raise ValueError(f"modalities {', '.join(self.modalities)}: give one or both of {', '.join(MODALITIES)}")
+        patch = self.encoder.config.patch
+        if self.preparation.size % patch:
+            raise ValueError(
+                f"--input_size={self.preparation.size} is no multiple of the encoder's patch, {patch} pixels"
+            )
+        groups, channels = len(self.encoder.groups), self.encoder.config.width
+        method = self.build()
+        if (method.loss is None) != (self.recipe is None):
+            what = "needs a recipe" if self.recipe is None else "learns nothing by gradient descent, so takes no recipe"
+            raise ValueError(f"{self.method} {what}")
+        for shots in self.shots:
+            base.check(method, base.shapes(shots, len(self.modalities), groups, self.grid**2, channels))
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.preparation.size // self.encoder.config.patch
+
+    @property
+    def maps(self) -> scoring.Maps:
+        """Upsampling of patch distances to anomaly maps."""
+        return scoring.Maps(self.grid, self.preparation.size, self.sigma)
+
+    @property
+    def modality_names(self) -> tuple[str, ...]:
+        """Names of the modalities, such as "rgb" and "normals"."""
+        return tuple(self.preparation.geometry if name == "geometry" else name for name in self.modalities)
+
+    def build(self) -> Method:
+        """The method with its config."""
+        return methods.find(self.method).build(self.config, self.modality_names)
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Values of the method's config and of the recipe, by name."""
+        return dataclasses.asdict(self.config) | ({} if self.recipe is None else dataclasses.asdict(self.recipe))
+
+
+def our_choices(spec: Spec) -> list[str]:
+    """Settings for which the method's paper gives no value, or another one."""
+    fields = [field for part in (spec.config, spec.recipe) if part is not None for field in dataclasses.fields(part)]
+    return ["sigma", *(field.name for field in fields if field.metadata.get("our_choice"))]
+
+
+def describe(spec: Spec, categories: list[str], names: list[str]) -> dict[str, Any]:
+    """Every flag and constant that can change a number, by name.
+
+    Args:
+      spec: the study.
+      categories: their names.
+      names: digests of all files read; only the digest of these is kept.
+    """
+    return {
+        "platform": jax.default_backend(),
+        "pirn_jax": __version__,
+        "jax": jax.__version__,
+        "dataset": spec.dataset,
+        "categories": categories,
+        "data": hashlib.sha256("".join(names).encode()).hexdigest(),
+        "shots": list(spec.shots),
+        "seeds": spec.seeds,
+        "encoder": spec.encoder.name,
+        "encoder_digest": spec.encoder.digest,
+        "encoder_blocks": [list(group) for group in spec.encoder.groups],
+        "input_size": spec.preparation.size,
+        "light": spec.options.light,
+        "xyz_unit": spec.options.unit,
+        "modalities": list(spec.modalities),
+        "geometry": spec.preparation.geometry,
+        "normals": spec.preparation.normals,
+        "normals_neighbours": spec.preparation.neighbours,
+        "foreground": spec.preparation.foreground,
+        "plane_tolerance": spec.preparation.plane_tolerance,
+        "cluster_reach": spec.preparation.cluster_reach,
+        "background": spec.background,
+        "sigma": spec.sigma,
+        "fusion": spec.fusion,
+        **{f"metrics_{name}": value for name, value in spec.metrics.describe().items()},
+        "method": spec.method,
+        "preset": spec.preset,
+        **spec.hyperparameters(),
+        "our_choices": our_choices(spec),
+    }

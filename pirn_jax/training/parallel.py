@@ -1,0 +1,375 @@
+"""Compilation for many runs and devices: the only module that names an engine.
+
+A function of one run is mapped over the leading run axis with `vmap`. On one device the result is compiled by `jit`. On
+several devices of a process it is compiled once, by `pmap`: the runs are cut into equal shares. With fewer runs than
+devices each share's batch is cut, too, over a group of devices, and what is averaged over a batch is averaged over the
+group (`losses.batch_mean`).
+
+Several processes (`jax.distributed`) train whole groups of runs each, on their own devices, without communication: a
+group lost with its process is the only work lost, and no process waits for another's step.
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pirn_jax import threads
+from pirn_jax.data.problems import InputError
+from pirn_jax.methods import losses
+
+RUNS_ON_CPU = 10
+"""Most runs that train together on a CPU: more gain no speed, and a group is saved soon."""
+
+_ROOM = 0.8
+"""Share of a device's memory to plan with; the rest is left to fragments and to what XLA's analysis leaves out."""
+
+_HEARTBEAT = 20
+"""Seconds without a heartbeat after which a process counts as lost."""
+
+_AXIS = "devices"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Assignment of runs and batches to devices.
+
+    Attributes:
+      shares: equal shares that the runs are cut into.
+      parts: devices over which each share's batch is cut; those of the first share come first.
+      devices: `shares * parts` of them.
+    """
+
+    shares: int
+    parts: int
+    devices: tuple[Any, ...]
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """Indices of the devices that share a batch."""
+        return np.arange(self.shares * self.parts).reshape(self.shares, self.parts).tolist()
+
+    def place(self, x: Any, run: int | None, batch: int | None) -> Any:
+        """An array of a call, cut for the devices along a new leading axis; unchanged if all devices share it."""
+        if run is None:
+            return x
+        each = x.shape[0] // self.shares
+        cut = [x[i * each : (i + 1) * each] for i in range(self.shares)]
+        if batch is not None:
+            size = x.shape[batch] // self.parts
+            index = (slice(None),) * batch
+            pieces = [share[(*index, slice(j * size, (j + 1) * size))] for share in cut for j in range(self.parts)]
+        else:
+            pieces = [share for share in cut for _ in range(self.parts)]
+        return np.stack(pieces) if isinstance(x, np.ndarray) else jnp.stack(pieces)
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Results on several devices: a pytree with a leading axis of devices, then that of a share's runs."""
+
+    tree: Any
+    layout: Layout
+
+
+class Program:
+    """A function of one run, compiled for many runs and all devices, once per shape.
+
+    Called with the function's arguments. Those that are mapped carry the run axis first, or are the `Spread` result of
+    another program. Results carry the run axis first; on several devices they are `Spread`.
+    """
+
+    def __init__(
+        self,
+        function: Callable,
+        run_axes: Sequence[int | None],
+        batch_axes: Sequence[int | None],
+        donate: tuple[int, ...] = (),
+        devices: Sequence[Any] | None = None,
+    ):
+        """Prepares the program; nothing is compiled yet.
+
+        Args:
+          function: of one run, without Python side effects.
+          run_axes: per argument 0 if it carries the run axis, None if all runs share it.
+          batch_axes: per argument of a call its axis over the samples of a batch, None if it has none.
+          donate: arguments whose memory the result may take.
+          devices: by default those of this process.
+        """
+        self._function = function
+        self._run_axes, self._batch_axes = tuple(run_axes), tuple(batch_axes)
+        self._donate = donate
+        self._devices = tuple(devices or jax.local_devices())
+        self._vmapped = jax.vmap(function, in_axes=self._run_axes)
+        self._jitted = jax.jit(self._vmapped, donate_argnums=donate)
+        self._pmapped = functools.cache(self._pmap)
+
+    def __call__(self, *arguments: Any, batch: int = 1) -> Any:
+        """Runs the program, compiling it if the shape is new.
+
+        Args:
+          *arguments: of the function.
+          batch: samples of a batch that runs are placed for where no argument has such an axis.
+        """
+        if len(self._devices) == 1:
+            return self._jitted(*arguments)
+        layout = self._layout(arguments, batch)
+        leaves, trees = self._flatten(self._placed(arguments, layout))
+        return Spread(self._pmapped(layout, trees)(*leaves), layout)
+
+    def compile(self, *arguments: Any) -> jax.stages.Compiled:
+        """Compiles ahead of time for arguments that may be `jax.ShapeDtypeStruct`s, on several devices must be so."""
+        if len(self._devices) == 1:
+            return self._jitted.lower(*arguments).compile()
+        layout = self._layout(arguments)
+
+        def placed(x: Any, run: int | None, batch: int | None) -> jax.ShapeDtypeStruct:
+            shape = list(x.shape)
+            if run is not None:
+                shape[0] //= layout.shares
+                if batch is not None:
+                    shape[batch] //= layout.parts
+                shape.insert(0, len(layout.devices))
+            return jax.ShapeDtypeStruct(tuple(shape), x.dtype)
+
+        own = [
+            jax.tree.map(functools.partial(placed, run=run, batch=batch), x)
+            for x, run, batch in zip(arguments, self._run_axes, self._batch_axes, strict=True)
+        ]
+        leaves, trees = self._flatten(own)
+        return self._pmapped(layout, trees).lower(*leaves).compile()
+
+    def shapes(self, *arguments: Any) -> Any:
+        """Shapes of the results on one device; arguments may be `jax.ShapeDtypeStruct`s."""
+        return jax.eval_shape(self._vmapped, *arguments)
+
+    def _flatten(self, arguments: Sequence[Any]) -> tuple[list[Any], tuple[Any, ...]]:
+        """Leaves of all arguments, and the tree of each: `pmap` misplaces axes behind an argument without leaves."""
+        flat = [jax.tree.flatten(x) for x in arguments]
+        return [leaf for leaves, _ in flat for leaf in leaves], tuple(tree for _, tree in flat)
+
+    def _pmap(self, layout: Layout, trees: tuple[Any, ...]) -> Any:
+        counts = [tree.num_leaves for tree in trees]
+
+        def own(*leaves: Any) -> Any:
+            ends = np.cumsum(counts).tolist()
+            pieces = [leaves[end - count : end] for end, count in zip(ends, counts, strict=True)]
+            arguments = [jax.tree.unflatten(tree, piece) for tree, piece in zip(trees, pieces, strict=True)]
+            if layout.parts == 1:
+                return self._vmapped(*arguments)
+            with losses.batch_over_devices(_AXIS, layout.groups):
+                return self._vmapped(*arguments)
+
+        owner = [i for i, count in enumerate(counts) for _ in range(count)]
+        axes = tuple(self._run_axes[i] for i in owner)
+        donated = tuple(place for place, i in enumerate(owner) if i in self._donate)
+        return jax.pmap(own, _AXIS, in_axes=axes, donate_argnums=donated, devices=list(layout.devices))
+
+    def _placed(self, arguments: Sequence[Any], layout: Layout) -> list[Any]:
+        """Arguments cut for the devices."""
+        return [
+            x.tree if isinstance(x, Spread) else jax.tree.map(functools.partial(layout.place, run=run, batch=batch), x)
+            for x, run, batch in zip(arguments, self._run_axes, self._batch_axes, strict=True)
+        ]
+
+    def _layout(self, arguments: Sequence[Any], batch: int = 1) -> Layout:
+        for x in arguments:
+            if isinstance(x, Spread):
+                return x.layout
+        runs = next(
+            jax.tree.leaves(x)[0].shape[0] for x, run in zip(arguments, self._run_axes, strict=True) if run == 0
+        )
+        batch = next(
+            (x.shape[axis] for x, axis in zip(arguments, self._batch_axes, strict=True) if axis is not None), batch
+        )
+        shares, parts = layout(runs, batch, len(self._devices))
+        return Layout(shares, parts, self._devices[: shares * parts])
+
+
+def layout(runs: int, batch: int, devices: int) -> tuple[int, int]:
+    """Number of equal shares of the runs, and of devices over which each share's batch is cut.
+
+    Both divide evenly, as many devices as possible work, and runs are cut rather than batches: that needs no
+    communication. So 4 runs with batches of 2 take 8 devices as (4, 2), 3 runs with batches of 4 take 6 as (3, 2).
+    """
+    choices = [
+        (shares, parts)
+        for shares in range(1, min(runs, devices) + 1)
+        for parts in range(1, devices // shares + 1)
+        if runs % shares == 0 and batch % parts == 0
+    ]
+    return max(choices, key=lambda choice: (choice[0] * choice[1], choice[0]))
+
+
+def everywhere(x: Any, devices: Sequence[Any] | None = None) -> Any:
+    """A pytree copied to all devices of this process; what is there already stays as it is."""
+    devices = list(devices or jax.local_devices())
+    if len(devices) == 1:
+        return x
+    return jax.device_put(x, NamedSharding(Mesh(np.array(devices), (_AXIS,)), PartitionSpec()))
+
+
+def split(tree: Any, runs: int) -> list[Any]:
+    """A pytree with the run axis first, cut into the shares of `shares`."""
+    return [jax.tree.map(lambda x, share=share: x[share], tree) for share in shares(runs)]
+
+
+def pick(result: Any, select: Callable[[Any], Any]) -> Any:
+    """A part of a program's result, `Spread` if that is."""
+    return Spread(select(result.tree), result.layout) if isinstance(result, Spread) else select(result)
+
+
+def parts_of(result: Any) -> int:
+    """Number of devices over which batches of a program with this argument are cut."""
+    return result.layout.parts if isinstance(result, Spread) else 1
+
+
+def collect(pieces: Sequence[Any]) -> Any:
+    """NumPy arrays with the run axis first, from the results of a program for each of `shares`."""
+
+    def joined(piece: Any) -> Any:
+        if not isinstance(piece, Spread):
+            return jax.tree.map(np.asarray, piece)
+        # Devices that share a batch hold the same runs.
+        first = slice(None, None, piece.layout.parts)
+        return jax.tree.map(lambda x: np.concatenate(np.asarray(x)[first]), piece.tree)
+
+    return jax.tree.map(lambda *shares: np.concatenate(shares), *map(joined, pieces))
+
+
+def place_like(pieces: Sequence[Any], leaves: Sequence[np.ndarray]) -> list[Any]:
+    """Undoes `jax.tree.leaves(collect(pieces))`: pieces of the same structure, on the same devices."""
+    first = pieces[0]
+    structure = jax.tree.structure(first.tree if isinstance(first, Spread) else first)
+    tree = jax.tree.unflatten(structure, leaves)
+    if isinstance(first, Spread):
+        layout = first.layout
+        return [Spread(jax.tree.map(lambda x: layout.place(x, 0, None), tree), layout)]
+    return split(tree, len(leaves[0]))
+
+
+def collect_batches(result: Any) -> np.ndarray:
+    """Like `collect` for one array (runs, batch, ...) whose batch may have been cut over devices."""
+    if not isinstance(result, Spread):
+        return np.asarray(result)
+    shape = result.layout.shares, result.layout.parts
+    x = np.asarray(result.tree)
+    x = np.moveaxis(x.reshape(*shape, *x.shape[1:]), 1, 2)
+    return x.reshape(x.shape[0] * x.shape[1], x.shape[2] * x.shape[3], *x.shape[4:])
+
+
+def connect(address: str | None, count: int | None, index: int | None) -> None:
+    """Joins the processes that share a study; where none is given, those that `jax.distributed` detects.
+
+    Args:
+      address: host:port of process 0.
+      count: number of processes.
+      index: of this process.
+
+    Raises:
+      InputError: if they cannot be joined.
+    """
+    try:
+        jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=_HEARTBEAT)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"processes cannot be joined: {str(error).splitlines()[0]}") from error
+
+
+def process() -> tuple[int, int]:
+    """Index of this process and number of processes."""
+    return jax.process_index(), jax.process_count()
+
+
+def barrier(name: str) -> None:
+    """Waits for all processes.
+
+    Raises:
+      InputError: if another process has ended.
+    """
+    if jax.process_count() == 1:
+        return
+    try:
+        multihost_utils.sync_global_devices(name)
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"process {jax.process_index()}: another process has ended ({str(error).splitlines()[0]}); see what it "
+            "printed, then run the same command in all processes again, which continues"
+        ) from error
+
+
+def shares(runs: int) -> list[slice]:
+    """Shares of the runs whose calls go side by side.
+
+    Of two runs or more: a run alone turns batched products into single ones, which XLA computes by other code, slower
+    on a CPU and with other bits.
+    """
+    return threads.shares(runs, least=2)
+
+
+def runs_at_once(runs: int, needs: Callable[[int], int] = lambda runs: 0, taken: int = 0, processes: int = 1) -> int:
+    """Number of runs that share one call of the program; all groups of a study have this size.
+
+    On a CPU at most ten; on accelerators as many as their memory holds. The number does not depend on what is
+    running beside, so that an interrupted study finds its groups again.
+
+    Args:
+      runs: of the study, with one number of shots.
+      needs: bytes that each device needs for a number of runs spread over all. Only asked on accelerators.
+      taken: bytes that something else keeps on each device.
+      processes: that share these runs; each gets a group if there are runs enough.
+    """
+    devices = jax.local_devices()
+    most = RUNS_ON_CPU
+    if jax.default_backend() != "cpu":
+        stats = [device.memory_stats() for device in devices]
+        room = min(_ROOM * s["bytes_limit"] if s else math.inf for s in stats) - taken
+        most = len(devices) * fitting(-(-runs // len(devices)), room, lambda share: needs(share * len(devices)))
+    return group_size(runs, min(most, -(-runs // processes)), len(devices))
+
+
+def fitting(runs: int, room: float, needs: Callable[[int], int]) -> int:
+    """Number of runs that fit into a device's room in bytes, at least one; needs grow linearly."""
+    if runs == 1 or needs(runs) <= room:
+        return runs
+    one = needs(1)
+    return max(1, min(runs - 1, 1 + int((room - one) // max(needs(2) - one, 1))))
+
+
+def group_size(runs: int, most: int, devices: int) -> int:
+    """Size of groups that are as few and as even as `most` allows; a multiple of the devices if runs suffice."""
+    groups = -(-runs // most)
+    size = -(-runs // groups)
+    return size if runs < devices else -(-size // devices) * devices
+
+
+def bytes_of(compiled: jax.stages.Compiled) -> int:
+    """Bytes of a device's memory that a compiled program takes while it runs, its arguments and results included.
+
+    0 on backends that do not tell.
+    """
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return 0
+    total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return total - memory.alias_size_in_bytes
+
+
+def keep_compiled(directory: pathlib.Path) -> None:
+    """Keeps what XLA compiles on disk for later processes, in a directory that only its owner can enter.
+
+    Who can write there can have code run by whoever reads.
+
+    Raises:
+      OSError: if the directory cannot be made, or belongs to somebody else.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    jax.config.update("jax_compilation_cache_dir", str(directory))

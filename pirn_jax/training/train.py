@@ -1,0 +1,311 @@
+"""Training of many runs in one compiled program."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from pirn_jax import threads
+from pirn_jax.methods import base, losses
+from pirn_jax.methods.base import Features, Method, Metrics, Recipe
+from pirn_jax.training import episodes, parallel
+from pirn_jax.training.episodes import Run
+
+MAX_STEPS_PER_CALL = 25
+"""Most steps in one call of the compiled program: often enough to show progress and to stop."""
+
+_ADAM = optax.scale_by_adam()
+
+
+class State(NamedTuple):
+    """State of a run between steps.
+
+    Attributes:
+      learned: parameters with gradient.
+      fixed: parameters without.
+      optimizer: moments of Adam; empty for a method without gradient descent.
+      learning_rate: scalar; in the state, so that one compiled program serves all values of it.
+    """
+
+    learned: Any
+    fixed: Any
+    optimizer: Any
+    learning_rate: Array
+
+
+class Trained(NamedTuple):
+    """Trained runs: a list of pieces each, one for each of `parallel.shares`.
+
+    Attributes:
+      learned: parameters with gradient.
+      fixed: parameters without.
+      params: what `Method.score` takes.
+    """
+
+    learned: list[Any]
+    fixed: list[Any]
+    params: list[Any]
+
+
+class Programs(NamedTuple):
+    """The compiled programs of a training; all carry the run axis.
+
+    Attributes:
+      init: `(keys (runs,), features, category (runs,), episodes (runs, shots), learning rate, constants) -> State`.
+      steps: `(State, features, category (runs,), indices (runs, steps, batch)) -> (State, metrics)`, each
+        metric (runs, steps), the loss among them; None for a method without gradient descent.
+      finalize: `(learned, fixed, features, category, episodes) -> params`; None where nothing is to be done.
+      constants: of the method.
+    """
+
+    init: parallel.Program
+    steps: parallel.Program | None
+    finalize: parallel.Program | None
+    constants: Mapping[str, Any]
+
+
+@runtime_checkable
+class Checkpoint(Protocol):
+    """Storage of a training that has not finished."""
+
+    def restore(self) -> tuple[int, list[np.ndarray], dict[str, np.ndarray]] | None:
+        """Steps done, leaves of the state with the run axis, and metrics so far; None where there is none."""
+        ...
+
+    def save(self, steps: int, leaves: Callable[[], list[np.ndarray]], history: Mapping[str, np.ndarray]) -> None:
+        """Keeps them if it is time to; `leaves` fetches the state from the devices."""
+        ...
+
+
+def take(features: Features, *index: Any) -> Features:
+    """Features at an index of their leading axes."""
+    return jax.tree.map(lambda x: x[index], features)
+
+
+def compile_programs(method: Method, devices: Sequence[Any] | None = None) -> Programs:
+    """Builds the programs, by default for all devices; XLA compiles each on its first call for a shape, and once.
+
+    `features` with leading axes (categories, samples) is shared by all runs, `category` and the indices choose from it.
+    Methods that differ in constants alone, and all learning rates, share all programs.
+    """
+    on = None if devices is None else tuple(devices)
+    return Programs(
+        _compile_init(method.init, method.loss is not None, on),
+        None if method.loss is None else _compile_steps(method.loss, on),
+        None if method.finalize is base.keep else _compile_finalize(method.finalize, on),
+        dict(method.constants),
+    )
+
+
+@functools.lru_cache
+def _compile_init(init_params: Callable, learns: bool, devices: tuple[Any, ...] | None) -> parallel.Program:
+    def init(
+        key: Array,
+        features: Features,
+        category: Int[Array, ""],
+        episode: Int[Array, " s"],
+        learning_rate: Float[Array, ""],
+        constants: Mapping[str, Any],
+    ) -> State:
+        learned, fixed = init_params(key, take(features, category, episode))
+        if constants:
+            fixed = {**fixed, **constants}
+        return State(learned, fixed, _ADAM.init(learned) if learns else (), learning_rate)
+
+    return parallel.Program(init, (0, None, 0, 0, None, None), (None,) * 6, devices=devices)
+
+
+@functools.lru_cache
+def _compile_steps(loss: Callable, devices: tuple[Any, ...] | None) -> parallel.Program:
+    def train_step(state: State, batch: Features) -> tuple[State, Metrics]:
+        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.learned, state.fixed, batch)
+        gradient, metrics = losses.batch_mean((gradient, {"loss": value, **metrics}))
+        updates, optimizer = _ADAM.update(gradient, state.optimizer)
+        learned = jax.tree.map(lambda x, update: x - state.learning_rate * update, state.learned, updates)
+        return state._replace(learned=learned, optimizer=optimizer), metrics
+
+    def steps(state: State, features: Features, category: Int[Array, ""], indices: Int[Array, "t b"]):
+        return jax.lax.scan(lambda carry, chosen: train_step(carry, take(features, category, chosen)), state, indices)
+
+    return parallel.Program(steps, (0, None, 0, 0), (None, None, None, 2), donate=(0,), devices=devices)
+
+
+@functools.lru_cache
+def _compile_finalize(finalize: Callable, devices: tuple[Any, ...] | None) -> parallel.Program:
+    def params(
+        learned: Any, fixed: Any, features: Features, category: Int[Array, ""], episode: Int[Array, " s"]
+    ) -> Any:
+        return finalize(learned, fixed, take(features, category, episode))
+
+    return parallel.Program(params, (0, 0, None, 0, 0), (None,) * 5, devices=devices)
+
+
+def initialise(
+    programs: Programs,
+    runs: Sequence[Run],
+    features: Features,
+    category: Int[np.ndarray, " r"],
+    chosen: Int[np.ndarray, "r s"],
+    recipe: Recipe | None,
+    batch: int = 1,
+) -> list[State]:
+    """States before the training, one for each share of the runs; arguments are those of `train`.
+
+    On several devices runs are placed as those of a training with batches of so many samples.
+    """
+    # A key of a run depends on its seed and category alone, not on the runs beside it.
+    keys = jnp.stack([jax.random.key(int(episodes.generator(run, "params").integers(2**31))) for run in runs])
+    rate = np.float32(recipe.learning_rate if recipe else 0)
+    return [
+        programs.init(keys[share], features, category[share], chosen[share], rate, programs.constants, batch=batch)
+        for share in parallel.shares(len(runs))
+    ]
+
+
+def advance(
+    programs: Programs,
+    states: Sequence[State],
+    features: Features,
+    category: Int[np.ndarray, " r"],
+    indices: Int[np.ndarray, "r t b"],
+) -> tuple[list[State], dict[str, Float[np.ndarray, "r t"]]]:
+    """Trains all runs for some steps.
+
+    Args:
+      programs: see `compile_programs`.
+      states: returned by `initialise` or the last call; their memory is taken over.
+      features: features of the good parts of every category.
+      category: index of each run's category in `features`.
+      indices: samples of each run's batches, as indices into its category's features.
+
+    Returns:
+      The states afterwards, and every metric of the method.
+    """
+    step = programs.steps
+    if step is None:
+        raise ValueError("a method without a loss takes no steps")
+
+    def steps(state: State, share: slice) -> tuple[State, dict[str, np.ndarray]]:
+        result = step(state, features, category[share], indices[share])
+        return parallel.pick(result, lambda of: of[0]), parallel.collect([parallel.pick(result, lambda of: of[1])])
+
+    states, metrics = zip(*threads.each(steps, states, parallel.shares(len(category))), strict=True)
+    return list(states), jax.tree.map(lambda *parts: np.concatenate(parts), *metrics)
+
+
+def train(
+    programs: Programs,
+    runs: Sequence[Run],
+    features: Features,
+    category: Int[np.ndarray, " r"],
+    chosen: Int[np.ndarray, "r s"],
+    recipe: Recipe | None,
+    progress: Callable[[int, float], None] = lambda steps, loss: None,
+    checkpoint: Checkpoint | None = None,
+) -> tuple[Trained, dict[str, np.ndarray]]:
+    """Trains all runs, which have equal numbers of shots.
+
+    Args:
+      programs: see `compile_programs`.
+      runs: the runs.
+      features: features of the good parts of every category.
+      category: index of each run's category in `features`.
+      chosen: samples of each run's episode, as indices into its category's features.
+      recipe: optimiser settings, None for a method without gradient descent.
+      progress: told how many more steps are done and the mean loss of the last one.
+      checkpoint: where a long training is kept, and continued from.
+
+    Returns:
+      The trained runs, and every metric of the method, the loss among them, (runs, steps).
+
+    Raises:
+      FloatingPointError: naming step, category and seed, if a loss is not finite.
+    """
+    features = parallel.everywhere(features)
+    batch = 1 if recipe is None else recipe.batch_size
+    states = initialise(programs, runs, features, category, chosen, recipe, batch)
+    history: dict[str, np.ndarray] = {}
+    if programs.steps is not None and recipe is not None:
+        indices = _indices(runs, chosen, recipe)
+        states, history = _descend(programs, states, runs, features, category, indices, progress, checkpoint)
+    learned = [parallel.pick(state, lambda of: of.learned) for state in states]
+    fixed = [parallel.pick(state, lambda of: of.fixed) for state in states]
+    finalize = programs.finalize
+    if finalize is None:
+        params = [parallel.pick(state, lambda of: (of.learned, of.fixed)) for state in states]
+        return Trained(learned, fixed, params), history
+
+    def finish(learned: Any, fixed: Any, share: slice) -> Any:
+        return jax.block_until_ready(finalize(learned, fixed, features, category[share], chosen[share], batch=batch))
+
+    return Trained(learned, fixed, threads.each(finish, learned, fixed, parallel.shares(len(runs)))), history
+
+
+def _descend(
+    programs: Programs,
+    states: list[State],
+    runs: Sequence[Run],
+    features: Features,
+    category: np.ndarray,
+    indices: Int[np.ndarray, "r t b"],
+    progress: Callable[[int, float], None],
+    checkpoint: Checkpoint | None,
+) -> tuple[list[State], dict[str, np.ndarray]]:
+    """All steps of a training, or those that its checkpoint has not done."""
+    start, history, steps = 0, {}, indices.shape[1]
+    restored = None if checkpoint is None else checkpoint.restore()
+    if restored is not None:
+        start, leaves, history = restored
+        states = parallel.place_like(states, leaves)
+        progress(start, float(history["loss"][:, -1].mean()))
+    length = steps_per_call(steps)
+    for first in range(start, steps, length):
+        states, metrics = advance(programs, states, features, category, indices[:, first : first + length])
+        _check_finite(metrics["loss"], first, runs)
+        history = {
+            name: np.concatenate([history[name], new], axis=1) if history else new for name, new in metrics.items()
+        }
+        if checkpoint is not None and first + length < steps:
+            checkpoint.save(first + length, lambda states=states: jax.tree.leaves(parallel.collect(states)), history)
+        progress(length, float(metrics["loss"][:, -1].mean()))
+    return states, history
+
+
+def _indices(runs: Sequence[Run], chosen: Int[np.ndarray, "r s"], recipe: Recipe) -> Int[np.ndarray, "r t b"]:
+    """Samples of each run's batches, as indices into its category's features."""
+    orders = np.stack([episodes.batches(run, recipe.epochs, recipe.batch_size) for run in runs])
+    return np.take_along_axis(chosen[:, None, :], orders.reshape(len(runs), 1, -1), axis=2).reshape(orders.shape)
+
+
+def bytes_needed(programs: Programs, runs: int, features: Features, shots: int, recipe: Recipe | None) -> int:
+    """Bytes that each device needs for training its share of the runs, as XLA tells once it has compiled for it."""
+    key = jax.ShapeDtypeStruct((runs,), jax.random.key(0).dtype)
+    category, chosen = (jax.ShapeDtypeStruct((runs, *shape), jnp.int32) for shape in ((), (shots,)))
+    rate = jax.ShapeDtypeStruct((), jnp.float32)
+    start = key, features, category, chosen, rate, programs.constants
+    if programs.steps is None or recipe is None:
+        return parallel.bytes_of(programs.init.compile(*start))
+    steps = steps_per_call(len(episodes.batches(Run("", shots, 0), recipe.epochs, recipe.batch_size)))
+    indices = jax.ShapeDtypeStruct((runs, steps, recipe.batch_size), jnp.int32)
+    return parallel.bytes_of(programs.steps.compile(programs.init.shapes(*start), features, category, indices))
+
+
+def steps_per_call(steps: int) -> int:
+    """The largest divisor of the number of steps up to `MAX_STEPS_PER_CALL`: all calls have one shape."""
+    return max(length for length in range(1, MAX_STEPS_PER_CALL + 1) if steps % length == 0)
+
+
+def _check_finite(losses: Float[np.ndarray, "r t"], start: int, runs: Sequence[Run]) -> None:
+    bad = np.argwhere(~np.isfinite(losses))
+    if bad.size:
+        which, step = bad[np.argmin(bad[:, 1])]
+        run = runs[which]
+        raise FloatingPointError(
+            f"the loss is {losses[which, step]} at step {start + step + 1} of {run.category}, {run.shots} shots, "
+            f"seed {run.seed}; lower --learning_rate"
+        )

@@ -1,0 +1,146 @@
+"""The interface of methods and their catalogue."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pirn_jax import methods, scoring
+from pirn_jax.methods import base
+from pirn_jax.methods.base import Features, Method, Preset, Recipe
+from pirn_jax.training import parallel, train
+from pirn_jax.training.episodes import Run
+
+BOTH = ("rgb", "normals")
+PARTS, N, C = 3, 9, 4
+ENTRIES = [(name, preset) for name, entry in methods.METHODS.items() for preset in entry.presets]
+
+
+def centre(key, support):
+    del key
+    return {}, {"centre": jnp.mean(support.values, axis=(0, 2, 3)), "power": jnp.asarray(1.0)}
+
+
+def from_centre(params, features):
+    _, fixed = params
+    away = jnp.linalg.norm(features.values[:, 0] - fixed["centre"][:, None], axis=-1)
+    return away ** fixed["power"]
+
+
+def toy(power=2.0):
+    """Distances to the mean patch, without anything to learn by gradient descent."""
+    return Method(BOTH, centre, from_centre, constants={"power": power})
+
+
+def support():
+    values = jax.random.normal(jax.random.key(0), (2, PARTS, 2, 1, N, C))
+    return Features(values, jnp.ones((2, PARTS, N), bool))
+
+
+def study(method):
+    runs, category, chosen = [Run("a", 2, 0), Run("b", 2, 0)], np.arange(2), np.array([[0, 2], [1, 0]])
+    trained, history = train.train(train.compile_programs(method), runs, support(), category, chosen, None)
+    return trained, history, scoring.score(scoring.compile_program(method), trained.params, support(), category)
+
+
+def test_a_method_without_loss_is_trained_and_scored():
+    trained, history, distances = study(toy())
+    assert history == {}
+    learned, fixed = parallel.collect(trained.params)
+    assert learned == {}
+    values = np.asarray(support().values)
+    expected = np.stack([values[0, [0, 2]].mean((0, 2, 3)), values[1, [1, 0]].mean((0, 2, 3))])
+    np.testing.assert_allclose(fixed["centre"], expected, rtol=1e-5)
+    squares = ((values[:, :, :, 0] - expected[:, None, :, None]) ** 2).sum(-1)
+    np.testing.assert_allclose(distances, squares, rtol=1e-4)
+
+
+def test_a_method_without_loss_takes_no_steps():
+    programs = train.compile_programs(toy())
+    assert programs.steps is None
+    with pytest.raises(ValueError, match="takes no steps"):
+        train.advance(programs, [], support(), np.zeros(0, int), np.zeros((0, 1, 1), int))
+
+
+def test_constants_share_compiled_programs_and_change_the_result():
+    programs = [train.compile_programs(toy(power)) for power in (1.0, 2.0)]
+    assert programs[0].init is programs[1].init
+    assert scoring.compile_program(toy(1.0)) is scoring.compile_program(toy(2.0))
+    one, two = (study(toy(power))[2] for power in (1.0, 2.0))
+    np.testing.assert_allclose(two, one**2, rtol=1e-4)
+
+
+def test_configs_of_pirn_that_differ_in_epsilon_share_all_programs_within_a_domain():
+    first, second, small = (
+        methods.find("pirn").build(dataclasses.replace(methods.choose("pirn", "default").config, epsilon=epsilon), BOTH)
+        for epsilon in (0.05, 0.2, 0.01)
+    )
+    assert first[:-2] != small[:-2]
+    assert first._replace(constants={}) == second._replace(constants={})
+    assert first.constants != second.constants
+    programs = [train.compile_programs(method) for method in (first, second)]
+    assert all(getattr(programs[0], name) is getattr(programs[1], name) for name in ("init", "steps", "finalize"))
+
+
+def test_a_method_that_returns_another_number_of_maps_is_refused():
+    shapes = base.shapes(PARTS, 2, 1, N, C)
+    base.check(toy(), shapes)
+    with pytest.raises(ValueError, match=re.escape(f"returns distances (2, {N}), not (3, {N}): a map each of")):
+        base.check(toy()._replace(maps=("rgb", "normals", "both")), shapes)
+
+
+def test_heads_that_do_not_divide_the_channels_are_refused():
+    entry = methods.find("pirn")
+    method = entry.build(entry.config(heads=4), BOTH)
+    base.check(method, base.shapes(PARTS, 2, 1, N, 8))
+    with pytest.raises(ValueError, match="6 channels cannot be divided among 4 heads"):
+        base.check(method, base.shapes(PARTS, 2, 1, N, 6))
+
+
+def test_unknown_names_are_refused_with_the_choices():
+    with pytest.raises(ValueError, match="unknown method 'inp'; choose one of pirn, patchcore"):
+        methods.find("inp")
+    with pytest.raises(ValueError, match="unknown preset 'fast' of patchcore; choose one of default, paper"):
+        methods.choose("patchcore", "fast")
+    with pytest.raises(ValueError, match="unknown method 'inp'"):
+        methods.choose("inp", "default")
+
+
+@pytest.mark.parametrize(("name", "preset"), ENTRIES)
+def test_every_preset_is_a_method_of_its_entry(name, preset):
+    entry, found = methods.find(name), methods.choose(name, preset)
+    assert isinstance(found, Preset)
+    assert isinstance(found.config, entry.config)
+    method = entry.build(found.config, BOTH)
+    assert (method.loss is None) == (found.recipe is None)
+    assert method.maps == BOTH
+    base.check(method, base.shapes(PARTS, 2, 1, N, 8))
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_the_default_preset_is_the_default_config(name):
+    assert methods.choose(name, "default").config == methods.find(name).config()
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_published_results_are_fractions_with_their_source(name):
+    rows = methods.find(name).published
+    for row in rows:
+        told = [row.image_auroc, *(value for value in (row.pixel_auroc, row.aupro_30) if value is not None)]
+        assert all(0 < value <= 1 for value in told)
+        assert row.source
+        assert row.categories > 0
+        assert row.shots == "all" or int(row.shots) > 0
+    assert len({(row.dataset, row.shots, row.source) for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("epochs", 0), ("batch_size", -1), ("learning_rate", 0.0), ("learning_rate", np.inf), ("learning_rate", np.nan)],
+)
+def test_a_recipe_refuses_what_cannot_work(field, value):
+    with pytest.raises(ValueError, match=f"{field} must be positive and finite, not {value}"):
+        Recipe(**{field: value})

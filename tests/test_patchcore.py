@@ -1,0 +1,183 @@
+"""PatchCore against a plain reference: coreset, nearest rows, image weight; masks, tiles, many runs, own good parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pirn_jax import scoring
+from pirn_jax.methods import base, patchcore
+from pirn_jax.methods.base import Features
+from pirn_jax.training import episodes, parallel, train
+from pirn_jax.training.episodes import Run
+from tests import reference
+
+BOTH = ("rgb", "normals")
+PARTS, GROUPS, N, C = 4, 2, 12, 3
+CONFIGS = {
+    "default": patchcore.Config(),
+    "neighbours": patchcore.Config(neighbours=3),
+    "euclidean": patchcore.Config(distance="euclidean", reweight=2),
+    "paper": patchcore.Config(coreset=0.25, distance="euclidean", reweight=3),
+    "all": patchcore.Config(coreset=0.5, neighbours=2, reweight=4),
+}
+# 40 patches of the part in all.
+MASK = np.arange(N) < np.array([[12], [7], [12], [9]])
+RUNS = [Run("a", 3, seed) for seed in range(3)]
+
+
+def good_parts():
+    return Features(jax.random.normal(jax.random.key(0), (PARTS, 2, GROUPS, N, C)), jnp.asarray(MASK))
+
+
+def new_part():
+    return Features(jax.random.normal(jax.random.key(1), (2, GROUPS, N, C)), jnp.arange(N) < 10)
+
+
+def fitted(config, support):
+    method = patchcore.build(config, BOTH)
+    return method, method.finalize(*method.start(jax.random.key(0), support), support)
+
+
+def distances(config, support, part):
+    method, params = fitted(config, support)
+    return jax.jit(lambda *given: method.score(*given))(params, part)
+
+
+def rows_of(features, m):
+    """Patches (..., n, g c) of a modality, layer groups side by side."""
+    return np.concatenate(np.moveaxis(np.asarray(features.values)[..., m, :, :, :], -3, 0), axis=-1)
+
+
+def expected(config, support, part):
+    found = []
+    for m in range(2):
+        good, x = rows_of(support, m)[np.asarray(support.mask)], rows_of(part, m)
+        if config.distance == "cosine":
+            good, x = (of / np.linalg.norm(of, axis=-1, keepdims=True) for of in (good, x))
+        bank = good[reference.coreset(good, config.coreset)] if config.coreset < 1 else good
+        apart = reference.bank_distances(x, bank, config.distance, config.neighbours)
+        if config.reweight:
+            worst = np.argmax(np.where(part.mask, apart, -np.inf))
+            apart = apart * reference.bank_weight(x[worst], bank, config.reweight)
+        found.append(apart)
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 1.0])
+def test_coreset_is_the_reference_on_the_kept_rows(share):
+    rows, mask = rows_of(good_parts(), 0).reshape(-1, GROUPS * C), MASK.ravel()
+    chosen, due = patchcore.greedy_coreset(jnp.asarray(rows), jnp.asarray(mask), share)
+    kept = np.flatnonzero(mask)
+    assert chosen[due].tolist() == kept[reference.coreset(rows[mask], share)].tolist()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_distances_are_the_reference(name):
+    given = CONFIGS[name], good_parts(), new_part()
+    np.testing.assert_allclose(distances(*given), expected(*given), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_bank_in_several_tiles_gives_the_same(name, monkeypatch):
+    given = CONFIGS[name], good_parts(), new_part()
+    whole = distances(*given)
+    monkeypatch.setattr(patchcore, "_TILE", 5)
+    np.testing.assert_allclose(distances(*given), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [*CONFIGS.values(), patchcore.Config(standardise=True)])
+def test_patches_off_the_part_do_not_matter(config):
+    support, part = good_parts(), new_part()
+    plain = distances(config, support, part)
+
+    def spoiled(features):
+        return features._replace(values=jnp.where(features.mask[..., None, None, :, None], features.values, 50.0))
+
+    found = distances(config, spoiled(support), spoiled(part))
+    np.testing.assert_allclose(found[:, part.mask], plain[:, part.mask], atol=1e-6)
+
+
+def test_a_whole_coreset_keeps_all_patches_of_the_part():
+    support = good_parts()
+    params = fitted(patchcore.Config(distance="euclidean"), support)[1]
+    np.testing.assert_array_equal(params["counted"], np.stack([MASK.ravel()] * 2))
+    np.testing.assert_array_equal(params["banks"], [rows_of(support, m).reshape(-1, GROUPS * C) for m in range(2)])
+
+
+@pytest.mark.parametrize("distance", patchcore.DISTANCES)
+def test_patches_of_the_bank_have_no_distance(distance):
+    support = good_parts()
+    found = distances(patchcore.Config(distance=distance), support, train.take(support, 1))
+    assert found[:, MASK[1]].max() < 2e-3 < 0.02 < found[:, ~MASK[1]].min()
+
+
+def test_standardised_channels_may_have_any_unit_and_origin():
+    support, part = good_parts(), new_part()
+    factor, shift = (jax.random.uniform(jax.random.key(i), (2, GROUPS, 1, C), minval=0.1, maxval=10.0) for i in (2, 3))
+    moved = [features._replace(values=factor * features.values + shift) for features in (support, part)]
+    config = patchcore.Config(standardise=True, distance="euclidean")
+    plain = distances(config, support, part)
+    np.testing.assert_allclose(distances(config, *moved), plain, rtol=1e-3)
+    raw = patchcore.Config(distance="euclidean")
+    assert np.abs(distances(raw, *moved) - distances(raw, support, part)).max() > 0.5
+    statistics = fitted(config, support)[1]
+    for m in range(2):
+        kept = rows_of(support, m)[MASK]
+        np.testing.assert_allclose(statistics["mean"][m], kept.mean(0), atol=1e-5)
+        np.testing.assert_allclose(statistics["deviation"][m], kept.std(0), rtol=1e-4)
+
+
+def study(runs, config):
+    """Parameters and distances of all parts and of each run's own, through the compiled programs."""
+    method, shared = patchcore.build(config, BOTH), jax.tree.map(lambda x: x[None], good_parts())
+    category, chosen = np.zeros(len(runs), int), np.array([episodes.draw(run, PARTS) for run in runs])
+    trained, history = train.train(train.compile_programs(method), runs, shared, category, chosen, None)
+    assert not history
+    found = scoring.score(scoring.compile_program(method), trained.params, shared, category)
+    own = scoring.score_support(scoring.compile_support_program(method), trained, shared, category, chosen)
+    return parallel.collect(trained.params), found, own
+
+
+@pytest.mark.parametrize("config", [patchcore.Config(), patchcore.Config(coreset=0.5, standardise=True)])
+def test_runs_together_equal_runs_alone(config):
+    together = study(RUNS, config)
+    for i, run in enumerate(RUNS):
+        alone = study([run], config)
+        jax.tree.map(lambda x, y, i=i: np.testing.assert_allclose(x[0], y[i], atol=1e-6), alone, together)
+    assert not np.array_equal(together[0]["banks"][0], together[0]["banks"][1])
+
+
+@pytest.mark.parametrize("config", [patchcore.Config(), patchcore.Config(coreset=0.5, standardise=True)])
+def test_own_good_parts_are_scored_by_banks_without_them(config):
+    run = RUNS[1]
+    own, support = study([run], config)[2][0], train.take(good_parts(), episodes.draw(run, PARTS))
+    method = patchcore.build(config, BOTH)
+    learned, fixed = method.start(jax.random.key(0), support)
+    assert own.shape == (3, 2, N)
+    for i in range(3):
+        # In the order in which the bank is built: the next part first.
+        others = train.take(support, (i + 1 + np.arange(2)) % 3)
+        found = scoring.patch_distances(method.score, method.finalize(learned, fixed, others), train.take(support, i))
+        np.testing.assert_allclose(own[i], found, atol=1e-6)
+        assert own[i].max() > 0.01
+
+
+def test_a_single_good_part_has_no_distance_to_its_own_bank():
+    assert study([Run("a", 1, 0)], patchcore.Config())[2].max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("coreset", 0.0), ("coreset", 1.5), ("neighbours", 0), ("reweight", 1), ("reweight", -2), ("distance", "l1")],
+)
+def test_config_refuses_what_cannot_work(name, value):
+    with pytest.raises(ValueError, match=name):
+        patchcore.Config(**{name: value})
+
+
+def test_more_neighbours_than_rows_are_refused():
+    method = patchcore.build(patchcore.Config(coreset=0.1, neighbours=6), BOTH)
+    with pytest.raises(ValueError, match="neighbours=6 exceeds the 5 rows of a bank"):
+        base.check(method, base.shapes(PARTS, 2, GROUPS, N, C))
+    base.check(method, base.shapes(PARTS + 1, 2, GROUPS, N, C))

@@ -1,0 +1,120 @@
+"""Progress of a command, its help, and one sentence instead of a traceback if something is wrong."""
+
+import contextlib
+import io
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+from absl import app, flags, logging
+from tqdm import tqdm
+
+from pirn_jax.data.problems import InputError
+
+_interrupted = threading.Event()
+"""Ctrl-C was pressed: where it falls into a library's callback, its exception may be swallowed."""
+
+
+@contextlib.contextmanager
+def _remembering_interrupts() -> Iterator[None]:
+    def interrupt(number: int, frame: object) -> NoReturn:
+        del number, frame
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        _interrupted.clear()
+
+
+class _Help(flags.BooleanFlag):
+    """`--help` with the flags of further modules, each under its own heading."""
+
+    def __init__(self, modules: Sequence[str]):
+        super().__init__("help", False, "show this help", short_name="?", allow_override=True)
+        self._modules = modules
+
+    def parse(self, argument: str | bool) -> None:
+        """Prints the help and ends the process."""
+        if self._parse(argument):
+            texts = [flags.FLAGS.main_module_help(), *map(flags.FLAGS.module_help, self._modules)]
+            print(sys.modules["__main__"].__doc__, *filter(str.strip, texts), sep="\n")
+            sys.exit(0)
+
+
+def define_help(*modules: str) -> None:
+    """Makes `--help` show the flags of these modules, too; absl shows those of the command's own file alone."""
+    app.define_help_flags()
+    flags.DEFINE_flag(_Help(modules))
+
+
+@contextlib.contextmanager
+def stage(title: str, total: int) -> Iterator[Callable[..., None]]:
+    """Shows one stage of work on standard error.
+
+    Args:
+      title: what is being done.
+      total: steps it takes.
+
+    Yields:
+      `advance(count, loss)`: tells that `count` more steps are done, with the current loss if there is one. Ends the
+        command if Ctrl-C was pressed.
+    """
+    begin = time.perf_counter()
+    watched = sys.stderr.isatty()
+    with tqdm(total=total, desc=title, disable=not watched, leave=False, dynamic_ncols=True) as bar:
+
+        def advance(count: int, loss: float | None = None) -> None:
+            if _interrupted.is_set():
+                raise KeyboardInterrupt
+            if loss is not None:
+                bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            bar.update(count)
+
+        yield advance
+    print(f"{title}: {time.perf_counter() - begin:.1f} s", file=sys.stderr)
+
+
+def run(
+    command: Callable[[], int | None],
+    arguments: Sequence[str],
+    *,
+    places: str,
+    interrupted: str = "interrupted",
+    refusals: tuple[type[Exception], ...] = (InputError,),
+) -> NoReturn:
+    """Runs a command that takes flags only, and ends the process.
+
+    Args:
+      command: does the work and returns the exit status, None for 0.
+      arguments: of the command line, its name first.
+      places: what to check if the system refuses to read or write, such as "--output_dir".
+      interrupted: what to say after Ctrl-C, which exits with status 130.
+      refusals: exceptions whose message is the sentence for the user, with status 1.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of files may hold what the terminal's encoding does not.
+            stream.reconfigure(errors="backslashreplace")
+    if not flags.FLAGS["verbosity"].present:
+        # At the default level libraries tell of every step of a checkpoint and of every data set that they open.
+        logging.set_verbosity(logging.WARNING)
+    try:
+        if len(arguments) > 1:
+            raise InputError(f"{arguments[1]!r} is no flag; see --help")
+        with _remembering_interrupts():
+            sys.exit(command())
+    except refusals as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {where}{error.strerror or error}; check the disk and {places}")
+    except KeyboardInterrupt:
+        print(f"\n{interrupted}", file=sys.stderr)
+        sys.exit(130)
