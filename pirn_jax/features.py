@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from pirn_jax import inputs, threads
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
-from pirn_jax.encoders import filter_bank, vit
+from pirn_jax.encoders import efficientnet, filter_bank, vit
 from pirn_jax.encoders.pretrained import Encoder
 from pirn_jax.inputs import Preparation, Prepared
 from pirn_jax.stopwatch import Stopwatch
@@ -53,6 +53,10 @@ def encoding(config: Any, groups: tuple[tuple[int, ...], ...]) -> Callable[[Any,
         def encode_one(params: Any, image: Array) -> Float[Array, "g n c"]:
             del params
             return filter_bank.describe(image / jnp.float32(255), config.patch)[None]
+    elif isinstance(config, efficientnet.EfficientNetConfig):
+
+        def encode_one(params: Any, image: Array) -> Float[Array, "g n c"]:
+            return efficientnet.encode(config, params, image)[None]
     else:
         model = vit.ViT(config, tuple(sorted({number for group in groups for number in group})), groups)
 

@@ -1,10 +1,13 @@
 """Fixtures of all tests. Shape types of the package are checked at run time (see addopts in pyproject.toml)."""
 
+import os
+
 import jax
 import pytest
 
-# Most tests run what they compile once: optimising it would take longer than running it.
+# Most tests run what they compile once: optimising it would take longer than running it. Their processes follow.
 jax.config.update("jax_disable_most_optimizations", True)
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 
 @pytest.fixture(autouse=True)

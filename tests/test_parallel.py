@@ -29,7 +29,6 @@ from pirn_jax.methods.base import Features, Recipe
 from pirn_jax.training import episodes, parallel, train
 from pirn_jax.training.episodes import Run
 
-jax.config.update("jax_disable_most_optimizations", True)
 ALL = jax.local_devices()
 assert len(ALL) == 8
 CACHE = pathlib.Path(sys.argv[1]).parent / "cache" / "xla"

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from pirn_jax.report import comparison, page, sweep
+from pirn_jax.study import grid
 from tests import reports
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -131,8 +132,8 @@ def pages(tmp_path_factory):
     page.write_page(folder / "report.html", results, [reports.gallery()] * 2, histories)
     runs = {"a-long-name-of-a-run-" * 2 + str(i): results | {"settings": {"epochs": i}} for i in range(16)}
     comparison.write_page(folder / "comparison.html", runs)
-    sweep.write_plan(folder, {"a_hyperparameter_of_a_long_name": [1, 2], "epsilon": [i / 100 for i in range(1, 17)]})
-    for name in list(sweep.cells(sweep.read(folder).parameters))[1:]:
+    grid.write_plan(folder, {"a_hyperparameter_of_a_long_name": [1, 2], "epsilon": [i / 100 for i in range(1, 17)]})
+    for name in list(grid.cells(grid.read(folder).parameters))[1:]:
         (folder / name).mkdir()
         (folder / name / "results.json").write_text(json.dumps(results))
     sweep.write(folder)

