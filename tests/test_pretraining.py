@@ -21,6 +21,14 @@ describe_normals = jax.jit(teacher.describe_normals, static_argnums=1)
 encode = jax.jit(objective.encode, static_argnums=(3, 4))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def optimised():
+    """Trainings compute enough to be worth optimising."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @functools.cache
 def program():
     def draw(family, instance, edit, amount):
