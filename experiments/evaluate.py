@@ -34,29 +34,28 @@ _SEED = flags.DEFINE_integer("seed", None, "Whose maps to take where the maps of
 _OUTPUT = flags.DEFINE_string("output_dir", ".", "Folder that evaluate.json is written to.")
 
 
-def _truth(records: Sequence[Record], settings: MetricSettings) -> tuple[GroundTruth, list[tuple[int, int]]]:
-    """Ground truth of a category's test samples, and the sizes of their images; each mask is read once.
+def _prepare(
+    records: Sequence[Record], paths: Sequence[pathlib.Path], settings: MetricSettings, problems: Problems
+) -> tuple[list[StoredMap], GroundTruth]:
+    """Maps and ground truth of a category's test samples; each mask is read once.
 
-    Raises:
-      InputError: with all problems of the masks.
+    Samples whose image cannot be read are left out, and masks that cannot be used are unknown; both are noted.
     """
-    problems, sizes = Problems(), []
+    usable, stored = [], []
+    for record, path in zip(records, paths, strict=True):
+        with problems.collecting():
+            stored.append(StoredMap(str(path), record.source.size(), functools.partial(maps.read, path)))
+            usable.append(record)
+    sizes = [of_sample.image for of_sample in stored]
 
     def masks() -> Iterator[np.ndarray | None]:
-        for record, size in zip(records, sizes, strict=True):
+        for record, size in zip(usable, sizes, strict=True):
             mask = None
             with problems.collecting():
                 mask = sample.load_gt(record, size)
             yield mask
 
-    for record in records:
-        sizes.append((1, 1))
-        with problems.collecting():
-            sizes[-1] = record.source.size()
-    problems.check()
-    truth = ground_truth.prepare([record.defect for record in records], masks(), sizes, settings)
-    problems.check()
-    return truth, sizes
+    return stored, ground_truth.prepare([record.defect for record in usable], masks(), sizes, settings)
 
 
 def _evaluate(
@@ -70,14 +69,11 @@ def _evaluate(
             paths = maps.find(pathlib.Path(_MAPS.value), category, split.test, _SEED.value, problems)
             if not paths:
                 continue
-            truth, sizes = _truth(split.test, settings)
-            stored = [
-                StoredMap(str(path), size, functools.partial(maps.read, path))
-                for path, size in zip(paths, sizes, strict=True)
-            ]
+            before = len(problems.found)
+            stored, truth = _prepare(split.test, paths, settings, problems)
             with console.stage(category, 2 * len(stored)) as advance:
                 found = streamed.evaluate(stored, truth, problems, advance)
-            if found is not None:
+            if found is not None and len(problems.found) == before:
                 yield category, found
 
 

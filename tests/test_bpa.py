@@ -104,9 +104,6 @@ def random_plan(seed, epsilon=0.1, iterations=200):
     return plan_of(cost, WHOLE, epsilon, iterations)
 
 
-plan_of = jax.jit(bpa.transport_plan, static_argnums=(2, 3, 4))
-
-
 @hypothesis.given(st.integers(0, 2**32 - 1))
 @hypothesis.settings(deadline=None, max_examples=25)
 def test_marginals_are_uniform(seed):

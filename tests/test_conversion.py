@@ -76,7 +76,7 @@ def test_timms_registers_give_the_same_features():
     np.testing.assert_allclose(apply(found.params, image), apply(convert(state).params, image), atol=1e-4)
 
 
-def test_wrappers_of_names_do_not_matter():
+def test_prefixes_of_wrappers_are_dropped():
     state = facebook(DINOV2)
     expected = convert(state).params
     chunked = {name.replace("blocks.", "blocks.1."): value for name, value in state.items()}
@@ -90,7 +90,7 @@ def test_wrappers_of_names_do_not_matter():
 @pytest.mark.parametrize(
     "name", ["head.mlp.0.weight", "head.last_layer.weight_v", "dino_head.mlp.0.bias", "ibot_head.x"]
 )
-def test_heads_of_training_are_not_needed(name):
+def test_training_heads_are_ignored(name):
     found = convert({**{f"backbone.{key}": value for key, value in facebook(DINO).items()}, name: np.ones(5)})
     assert name in found.ignored
     assert_same(found.params, params_of(facebook(DINO), DINO))
@@ -127,7 +127,7 @@ def test_other_inner_widths_are_kept(mlp, hidden):
     assert_same(found.params, params_of(facebook(config), config))
 
 
-def test_what_is_given_stays_as_it_is():
+def test_conversion_leaves_the_source_tensors_unchanged():
     state = facebook(DINOV2)
     before = {name: value.copy() for name, value in state.items()}
     found = convert(state)
@@ -248,7 +248,7 @@ def test_other_architectures_are_refused_with_those_there_are(name):
         convert({key: np.ones(3, np.float32) for key in FOREIGN[name]})
 
 
-def test_forms_of_these_tests_differ():
+def test_no_two_of_the_tested_states_have_the_same_names():
     names = [frozenset(state) for state in STATES.values()]
     assert len(set(names)) == len(names)
     assert {len(names & frozenset(public_weights.facebook(DINOV2))) for names in names} != {0}

@@ -74,7 +74,7 @@ def test_a_file_is_converted_described_and_loaded(tmp_path):
     assert set(stored.provenance) == {"source", "source_sha256", "licence", "layout", "description"}
 
 
-def test_flags_choose_what_is_written(tmp_path):
+def test_flags_set_precision_blocks_position_mode_and_licence(tmp_path):
     source, output = tmp_path / "model.safetensors", tmp_path / "out" / "mine.safetensors"
     safetensors.numpy.save_file(STATE, source)
     flags = ("--dtype=float16", "--blocks=3,1", "--position_mode=plain", "--licence=MIT")

@@ -108,7 +108,7 @@ def test_an_interrupted_download_continues_where_it_stopped(fetch, server, tmp_p
     assert files(tmp_path) == ["weights.pth", "weights.pth.json"]
 
 
-def test_a_person_may_interrupt_and_continue(fetch, server, tmp_path):
+def test_a_download_stopped_by_ctrl_c_continues(fetch, server, tmp_path):
     def stop(done, total):
         if done:
             raise KeyboardInterrupt
@@ -139,7 +139,7 @@ def test_a_version_that_cannot_be_told_is_downloaded_anew(fetch, server, tag):
     assert server.asked == [None, None]
 
 
-def test_a_part_that_is_too_long_or_whole_already_is_no_obstacle(fetch, server, tmp_path):
+def test_a_part_file_that_is_too_long_is_replaced_and_a_whole_one_is_used(fetch, server, tmp_path):
     interrupt(fetch, server)
     part = tmp_path / "deep" / "weights.pth.part"
     part.write_bytes(DATA + b"more")

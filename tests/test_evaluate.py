@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import PIL.Image
@@ -143,6 +144,34 @@ def test_all_that_does_not_fit_is_told_in_one_list(data, tmp_path):
     for text in ("test/good/000: no map", "dent/007.npy: no test part", "001.tiff: a second map beside 001.npy"):
         assert text in errors
     assert not (tmp_path / "out" / "evaluate.json").exists()
+
+
+def test_masks_and_images_that_cannot_be_used_hide_no_map_that_does_not_fit(data, tmp_path):
+    root = pathlib.Path(shutil.copytree(data[0], tmp_path / "data"))
+    for key, array in data[1].items():
+        save(tmp_path / "maps" / "bolt", key, array.astype(np.float32), ".npy")
+    test = root / "bolt" / "test"
+    PIL.Image.fromarray(np.zeros(SIZE, np.uint8)).save(test / "dent" / "gt" / "000.png")
+    PIL.Image.fromarray(np.ones((3, 4), np.uint8)).save(test / "dent" / "gt" / "001.png")
+    (test / "good" / "rgb" / "001.png").write_bytes(b"")
+    save(tmp_path / "maps" / "bolt", "test/hole/000", np.full(SIZE, np.inf), ".npy")
+    status, output, errors = run(f"--data_dir={root}", f"--maps={tmp_path / 'maps'}", f"--output_dir={tmp_path}")
+    problems = [line for line in errors.splitlines() if line.startswith("problem: ")]
+    assert (status, output) == (1, "")
+    texts = (
+        "good/rgb/001.png: not",
+        "gt/000.png: no pixel is marked",
+        "gt/001.png: 4x3 pixels",
+        "hole/000.npy: 600 of 600",
+    )
+    for text in texts:
+        assert sum(text in problem for problem in problems) == 1, errors
+    assert len(problems) == len(texts)
+    assert errors.splitlines()[-1] == "error: 4 problems, evaluate.json is not written"
+    save(tmp_path / "maps" / "bolt", "test/hole/000", np.ones(SIZE), ".npy")
+    status, output, errors = run(f"--data_dir={root}", f"--maps={tmp_path / 'maps'}", f"--output_dir={tmp_path}")
+    assert (status, output) == (1, "")
+    assert errors.splitlines()[-1] == "error: 3 problems, evaluate.json is not written"
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,12 @@ def encoder():
     return make_encoder()
 
 
-def make_encoder(seed: int = 0, blocks: tuple = (1, 2)) -> pretrained.Encoder:
+def make_encoder(seed: int = 0, *groups: tuple[int, ...]) -> pretrained.Encoder:
     config = vit.ViTConfig(width=12, depth=2, heads=3, patch=7, position_grid=4)
     shapes = jax.eval_shape(vit.ViT(config, (1, 2)).init, jax.random.key(0), jnp.zeros((SIZE, SIZE, 3)))
     rng = np.random.default_rng(seed)
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(scale=0.2, size=leaf.shape), jnp.float32), shapes)
-    return pretrained._make("tiny", config, params, (blocks,) if isinstance(blocks[0], int) else blocks, "")
+    return pretrained._make("tiny", config, params, groups or ((1, 2),), "")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_features_do_not_depend_on_what_shares_their_batch(records, encoder, tmp
     np.testing.assert_array_equal(apart, together[list(order)])
 
 
-def test_what_is_missing_is_added_to_what_is_there(records, encoder, tmp_path):
+def test_only_missing_features_are_computed(records, encoder, tmp_path):
     whole = extract(records, encoder, tmp_path / "whole")
     extract(records[3:6], encoder, tmp_path / "grown")
     done = []
@@ -165,7 +165,7 @@ def test_a_file_of_the_cache_that_holds_something_else_is_computed_again(records
     np.testing.assert_array_equal(inputs.load_cached(path).values, whole[0])
 
 
-def test_what_an_interrupted_process_left_behind_is_passed_over(records, encoder, tmp_path):
+def test_left_over_temporary_files_are_ignored(records, encoder, tmp_path):
     whole = extract(records[:1], encoder, tmp_path)
     (path,) = cached(tmp_path)
     for name in ("tmpabc.tmp", ".tmpabc.tmp", f"{path.name}.tmp"):
@@ -215,7 +215,7 @@ def test_the_place_of_the_cache_follows_the_environment(tmp_path, monkeypatch):
 
 
 def test_features_are_kept_for_each_encoder_apart(records, tmp_path, monkeypatch):
-    encoders = (make_encoder(), make_encoder(1), make_encoder(0, (1,)))
+    encoders = (make_encoder(), make_encoder(1), make_encoder(0, (1,)), make_encoder(0, (1,), (2,)))
     found = [extract(records[:1], encoder, tmp_path) for encoder in encoders]
     assert len(cached(tmp_path)) == len(encoders)
     for encoder, first in zip(encoders, found, strict=True):
@@ -294,37 +294,36 @@ def test_notes_come_with_features_from_the_cache_as_well(records, encoder, tmp_p
 
 
 def test_groups_of_layers_are_means_of_their_blocks(records, tmp_path):
-    both = extract(records[:1], make_encoder(0, ((1,), (1, 2))), tmp_path)
-    first, mean = (extract(records[:1], make_encoder(0, blocks), tmp_path) for blocks in ((1,), (1, 2)))
+    both = extract(records[:1], make_encoder(0, (1,), (1, 2)), tmp_path)
+    first, mean = (extract(records[:1], make_encoder(0, group), tmp_path) for group in ((1,), (1, 2)))
     assert both.shape == (1, 2, 2, 16, 12)
     np.testing.assert_allclose(both, np.concatenate([first, mean], axis=2), rtol=1e-5, atol=1e-6)
     assert np.abs(first - mean).max() > 0.01
 
 
 def test_the_filter_bank_is_an_encoder(records, tmp_path):
-    encoder, preparation = pretrained.load("filter_bank"), Preparation(SIZE, foreground="none")
-    names, problems = inputs.identify(records[:1], preparation, Problems()), Problems()
-    found = features.extract(records[:1], names, encoder, preparation, tmp_path, Stopwatch())
-    assert found.values.shape == (1, 2, 1, 4, encoder.config.width)
-    image = inputs.prepare(sample.load(records[0]), preparation).values[0]
-    expected = jax.jit(filter_bank.describe, static_argnums=1)(image / np.float32(255), 14)
-    np.testing.assert_allclose(found.values[0, 0, 0], expected, rtol=1e-4, atol=1e-5)
-    assert not problems.found
+    encoder = pretrained.load("filter_bank")
+    found = extract(records[:1], encoder, tmp_path)
+    assert found.shape == (1, 2, 1, 4, encoder.config.width)
+    describe = jax.jit(filter_bank.describe, static_argnums=1)
+    for values, image in zip(found[0, :, 0], inputs.prepare(sample.load(records[0]), PREPARATION).values, strict=True):
+        np.testing.assert_allclose(values, describe(image / np.float32(255), 14), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="filter_bank has no blocks"):
         pretrained.load("filter_bank", ((1,),))
 
 
-def test_patches_within_half_a_patch_of_the_part_are_kept():
-    region = np.zeros((56, 56), bool)
-    region[20:22, 41] = True
-    mask = features.patch_mask(region, 14).reshape(4, 4)
-    # Columns 42 to 55 begin one pixel to the right; rows 28 on lie six below, rows 0 to 13 seven above.
-    expected = np.zeros((4, 4), bool)
-    expected[0:3, 2:4] = True
-    np.testing.assert_array_equal(mask, expected)
-    region[20:22, 41], region[19, 30] = False, True
-    expected[:] = False
-    expected[0:2, 1:3] = True
+@pytest.mark.parametrize(
+    ("row", "column", "rows", "columns"),
+    [
+        # Seven pixels to the patches above and to the right, eight to those below and to the left.
+        (20, 35, [0, 1], [2, 3]),
+        (21, 34, [1, 2], [1, 2]),
+    ],
+)
+def test_patches_within_half_a_patch_of_the_part_are_kept_and_farther_ones_are_not(row, column, rows, columns):
+    region, expected = np.zeros((56, 56), bool), np.zeros((4, 4), bool)
+    region[row, column] = True
+    expected[np.ix_(rows, columns)] = True
     np.testing.assert_array_equal(features.patch_mask(region, 14).reshape(4, 4), expected)
 
 

@@ -92,7 +92,7 @@ def test_what_lies_behind_the_plane_is_kept():
     assert_mask(foreground.find(cloud(-dome())), dome() > TOLERANCE)
 
 
-def test_tolerance_and_reach_are_the_only_lengths():
+def test_the_mask_does_not_depend_on_the_unit_of_length():
     """A cloud in other units with both in these units has the same mask."""
     xyz = cloud(dome(), (10, 5, 0), noise=1e-4)
     expected = foreground.find(xyz).points
@@ -187,7 +187,7 @@ def test_noise_is_not_taken_for_the_part_though_it_is_more():
     assert_mask(foreground.find(cloud(0.02 * noise + 0.02 * part)), part)
 
 
-def test_where_all_is_noise_all_off_the_plane_is_kept():
+def test_without_a_cluster_all_points_off_the_plane_are_kept():
     rows, columns = np.indices(SIZE)
     noise = (rows % 7 == 3) & (columns % 7 == 3)
     found = foreground.find(cloud(0.02 * noise))
@@ -196,7 +196,7 @@ def test_where_all_is_noise_all_off_the_plane_is_kept():
     np.testing.assert_array_equal(found.region, noise)
 
 
-def test_specks_alone_are_less_than_one_per_cent():
+def test_a_part_of_less_than_one_per_cent_leaves_the_image_whole():
     height = np.zeros(SIZE)
     height[40:48, 40:48] = 0.02
     assert_left_whole(cloud(height), "less than 1 %")

@@ -18,6 +18,7 @@ from pirn_jax.geometry import depth_images
 from pirn_jax.inputs import Preparation
 
 WHOLE = Preparation(28, foreground="none")
+DEPTH = Preparation(28, "depth", foreground="none")
 SIZE = (24, 32)
 
 
@@ -205,6 +206,7 @@ def test_normals_that_are_not_there_are_refused_with_the_name_of_the_part(record
     for changed, preparation, remedy in (
         (record, Preparation(28, normals="native", foreground="none"), "--normals=exact"),
         (resourced(record, scan=None), WHOLE, "--normals=native"),
+        (resourced(record, scan=None), DEPTH, "--geometry=normals"),
     ):
         with pytest.raises(InputError, match=remedy) as error:
             inputs.load(changed, name_of(changed, preparation), preparation, tmp_path / "cache")
@@ -279,9 +281,6 @@ def test_notes_are_summed_up_by_what_they_say(record):
     ]
 
 
-DEPTH = Preparation(28, "depth", foreground="none")
-
-
 def test_depth_is_brighter_where_nearer_and_black_where_unknown():
     xyz = plane()
     xyz[..., 2] = np.linspace(0.4, 0.6, xyz.shape[1])
@@ -300,17 +299,41 @@ def test_resizing_depth_does_not_mix_in_unknown_points():
     depth[:, :7] = 0
     resized = depth_images.resize(depth, (9, 9))
     assert set(np.unique(resized.round(6))) == {0.0, 0.5}
+    assert not resized[:, :3].any()
+    assert resized[:, 4:].all()
+
+
+def test_depth_of_another_size_than_the_image_does_not_mix_in_unknown_points():
+    xyz = plane()
+    xyz[:, 16:, 2] = 0.6
+    xyz[:, :7] = 0
+    rgb = np.full((36, 48, 3), 90, np.uint8)
+    image = inputs.prepare(Sample(rgb, xyz, None, np.zeros((36, 48), bool)), DEPTH).values[1, 14, :, 0]
+    assert not image[:6].any()
+    assert (image[7:13] == 255).all()
+    assert (image[15:] == 1).all()
+
+
+def test_the_supporting_plane_is_black_in_depth():
+    image = inputs.prepare(part_of(block_on_plane()), Preparation(60, "depth")).values[1]
+    assert image[21:39, 21:39].all()
+    assert not image[:17].any()
 
 
 def test_depth_needs_a_scan():
     field = np.zeros((12, 12, 3), np.float32)
     field[..., 2] = -1
-    with pytest.raises(InputError, match="no scan to take depth from; take --geometry=normals"):
+    with pytest.raises(InputError, match="no scan to take depth from; take --geometry=normals --normals=native"):
         inputs.prepare(part_of(None, field), DEPTH)
 
 
-def test_a_scan_of_one_depth_has_an_image():
-    xyz = plane()
-    xyz[..., 2] = 0.5
-    image = inputs.prepare(part_of(xyz), DEPTH)
+@pytest.mark.parametrize("distance", [0.3, 0.7, 1.9])
+def test_a_scan_of_one_depth_has_an_image_of_one_grey(distance):
+    image = inputs.prepare(part_of(plane(distance)), DEPTH)
     assert (image.values[1][image.mask] > 0).all()
+    xyz = plane(distance)
+    xyz[:, ::5] = 0
+    shown = inputs.prepare(part_of(xyz), DEPTH).values[1].astype(int)
+    # Resizing rounds each value in its own way, which must not become contrast.
+    assert (shown > 0).mean() > 0.5
+    assert np.ptp(shown[shown > 0]) <= 1

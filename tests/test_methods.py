@@ -1,6 +1,7 @@
 """The interface of methods and their catalogue."""
 
 import dataclasses
+import inspect
 import re
 
 import jax
@@ -9,8 +10,11 @@ import numpy as np
 import pytest
 
 from pirn_jax import methods, scoring
+from pirn_jax.encoders import pretrained
+from pirn_jax.inputs import Preparation
 from pirn_jax.methods import base
 from pirn_jax.methods.base import Features, Method, Preset, Recipe
+from pirn_jax.study.spec import Spec
 from pirn_jax.training import parallel, train
 from pirn_jax.training.episodes import Run
 
@@ -40,9 +44,9 @@ def support():
     return Features(values, jnp.ones((2, PARTS, N), bool))
 
 
-def study(method):
+def study(method, recipe=None):
     runs, category, chosen = [Run("a", 2, 0), Run("b", 2, 0)], np.arange(2), np.array([[0, 2], [1, 0]])
-    trained, history = train.train(train.compile_programs(method), runs, support(), category, chosen, None)
+    trained, history = train.train(train.compile_programs(method), runs, support(), category, chosen, recipe)
     return trained, history, scoring.score(scoring.compile_program(method), trained.params, support(), category)
 
 
@@ -56,6 +60,53 @@ def test_a_method_without_loss_is_trained_and_scored():
     np.testing.assert_allclose(fixed["centre"], expected, rtol=1e-5)
     squares = ((values[:, :, :, 0] - expected[:, None, :, None]) ** 2).sum(-1)
     np.testing.assert_allclose(distances, squares, rtol=1e-4)
+
+
+def farthest(learned, fixed, support):
+    """A bank of the corners of the box around the good parts, and what the method learned."""
+    del fixed
+    axes = (0, 2, 3)
+    return {"bank": jnp.stack([support.values.min(axes), support.values.max(axes)]), "learned": learned}
+
+
+def from_bank(params, features):
+    apart = jnp.linalg.norm(features.values[:, 0] - params["bank"][:, :, None], axis=-1)
+    return apart.min(0)
+
+
+def test_a_method_without_loss_is_scored_by_what_it_finalises():
+    method = toy()._replace(score=from_bank, finalize=farthest)
+    trained, history, distances = study(method)
+    assert history == {}
+    episodes = np.asarray(support().values)[np.arange(2)[:, None], [[0, 2], [1, 0]]]
+    bank = np.stack([episodes.min((1, 3, 4)), episodes.max((1, 3, 4))], axis=1)
+    np.testing.assert_allclose(parallel.collect(trained.params)["bank"], bank, rtol=1e-6)
+    values = np.asarray(support().values)[:, :, :, 0]
+    apart = [np.linalg.norm(values - bank[:, None, i, :, None], axis=-1) for i in range(2)]
+    np.testing.assert_allclose(distances, np.minimum(*apart), rtol=1e-4)
+
+
+def test_a_loss_moves_what_is_learned_alone_and_finalize_takes_it_as_trained():
+    def init(key, support):
+        del key
+        return {"x": jnp.zeros(())}, {"goal": support.values.mean(), "unused": jnp.ones(3)}
+
+    def loss(learned, fixed, batch):
+        # Both would fall, if both were trained.
+        value = (learned["x"] - fixed["goal"] - 1.0) ** 2 + fixed["unused"].sum() + 0.0 * batch.values.sum()
+        return value, {"x": learned["x"]}
+
+    method = Method(BOTH, init, from_bank, loss, farthest)
+    recipe = Recipe(epochs=200, learning_rate=0.05, batch_size=2)
+    trained, history, _ = study(method, recipe)
+    learned, fixed, params = map(parallel.collect, trained)
+    goal = [np.asarray(support().values)[i, chosen].mean() for i, chosen in enumerate(([0, 2], [1, 0]))]
+    np.testing.assert_allclose(fixed["goal"], goal, rtol=1e-5)
+    np.testing.assert_array_equal(fixed["unused"], np.ones((2, 3)))
+    np.testing.assert_allclose(learned["x"], fixed["goal"] + 1.0, atol=1e-2)
+    np.testing.assert_array_equal(params["learned"]["x"], learned["x"])
+    assert history.keys() == {"loss", "x"}
+    assert history["loss"].shape == (2, 200)
 
 
 def test_a_method_without_loss_takes_no_steps():
@@ -123,6 +174,31 @@ def test_every_preset_is_a_method_of_its_entry(name, preset):
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_the_default_preset_is_the_default_config(name):
     assert methods.choose(name, "default").config == methods.find(name).config()
+
+
+@pytest.mark.parametrize("config", [Recipe, *(entry.config for entry in methods.METHODS.values())])
+def test_every_setting_is_documented_and_settings_are_values(config):
+    # Flags take their help from these lines, and compiled programs are found by these values.
+    text = inspect.getdoc(config).partition("Attributes:")[2]
+    told = re.findall(r"^  (\w+): \S", text, re.MULTILINE)
+    assert told == [field.name for field in dataclasses.fields(config)]
+    assert config() == config()
+    assert hash(config()) == hash(config())
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "text"),
+    [
+        ("pirn", None, "pirn needs a recipe"),
+        ("patchcore", Recipe(), "patchcore learns nothing by gradient descent, so takes no recipe"),
+    ],
+)
+def test_a_study_has_a_recipe_if_and_only_if_its_method_descends(name, recipe, text):
+    config, encoder = methods.choose(name, "default").config, pretrained.load("builtin")
+    with pytest.raises(ValueError, match=text):
+        Spec("mvtec3d", (2,), 1, name, config, recipe, encoder, Preparation(56))
+    other = Recipe() if recipe is None else None
+    assert Spec("mvtec3d", (2,), 1, name, config, other, encoder, Preparation(56)).build().maps == BOTH
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

@@ -117,7 +117,7 @@ MASKS = [squares((0, 0), (6, 7)), squares((2, 2), side=1), np.zeros((12, 12), bo
     ],
     ids=["perfect", "inverted", "constant"],
 )
-def test_closed_forms(maps, expected):
+def test_perfect_inverted_and_constant_maps_have_their_closed_forms(maps, expected):
     np.testing.assert_allclose(list(measure(maps, MASKS).values()), expected, atol=1e-12)
 
 
@@ -222,9 +222,10 @@ SOME = np.eye(4, dtype=bool)
         ([SOME, SOME], [True, True], {"image": "no good part"}),
         ([~NONE, ~NONE], [True, True], {"image": "no good part", "pixel": "no good pixel"}),
         ([NONE, None], [False, True], {"pixel": "defective parts without a mask: 1"}),
+        ([None, None], [True, True], {"image": "no good part", "pixel": "defective parts without a mask: 2"}),
         ([NONE, SOME], [False, True], {}),
     ],
-    ids=["no defects", "no good parts", "no good pixels", "no mask", "all there"],
+    ids=["no defects", "no good parts", "no good pixels", "one mask missing", "no mask", "all there"],
 )
 def test_what_is_undefined_is_none_and_told_why(masks, defective, reasons):
     found = report([np.ones((4, 4))] * 2, masks, defective).all

@@ -143,6 +143,25 @@ def test_a_study_measures_runs_together_as_the_stream_does_each(category, settin
     assert together[0].all.values != together[1].all.values
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_top_share_is_the_mean_of_as_many_of_the_highest_pixels(category, together):
+    maps, masks, defects = category
+    settings = MetricSettings(top_share=0.01)
+    if together:
+        truth = truth_of(maps, masks, defects, settings)
+        found = batched.evaluate(batched.flatten(maps, truth)[None], truth)[0]
+    else:
+        found = evaluate(*category, settings)
+    scores = np.array([np.sort(m, axis=None)[-20:].mean() for m in maps])
+    defective = np.array(defects) != "good"
+    values = found.defects["scratch"].values
+    # The scratch alone among defects: the threshold is its score.
+    assert values["image_f1_threshold"] == pytest.approx(scores[3], rel=1e-6)
+    assert found.all.values["image_auroc"] == pytest.approx(reference.auroc(scores, defective))
+    assert found.all.values["image_ap"] == pytest.approx(reference.average_precision(scores, defective))
+    assert values["image_f1_threshold"] != evaluate(*category).defects["scratch"].values["image_f1_threshold"]
+
+
 def test_without_a_mask_a_study_has_kinds_but_neither_pixel_metrics_nor_sizes(category):
     maps, masks, defects = category
     masks[3] = None
@@ -154,7 +173,7 @@ def test_without_a_mask_a_study_has_kinds_but_neither_pixel_metrics_nor_sizes(ca
     assert found.sizes == {}
 
 
-def test_the_evaluation_that_we_are_timed_against_finds_the_same(category):
+def test_the_benchmarks_reference_evaluation_finds_the_same(category):
     maps, masks, defects = category
     found = metrics_loop.evaluate(maps, masks, np.array(defects) != "good")
     values = evaluate(*category).all.values
@@ -162,7 +181,7 @@ def test_the_evaluation_that_we_are_timed_against_finds_the_same(category):
     np.testing.assert_allclose([values[name] for name in found], list(found.values()), atol=1e-12)
 
 
-def test_the_headlines_limit_is_always_there(category):
+def test_aupro_30_is_measured_whatever_limits_are_asked_for(category):
     found = evaluate(*category, MetricSettings(limits=(0.05,)))
     assert found.all.values["aupro_30"] == evaluate(*category).all.values["aupro_30"]
     assert "aupro_05" in found.all.values
@@ -222,7 +241,7 @@ def test_a_missing_mask_leaves_image_metrics_and_a_reason(category):
     assert found.all.regions is None
 
 
-def test_what_is_not_there_is_none_with_a_reason(category):
+def test_metrics_without_good_parts_defects_or_regions_are_none_with_a_reason(category):
     maps, masks, defects = category
     only_good = evaluate(maps[:2], masks[:2], defects[:2])
     assert set(only_good.all.values.values()) == {None}

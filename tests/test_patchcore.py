@@ -98,6 +98,15 @@ def test_patches_off_the_part_do_not_matter(config):
     np.testing.assert_allclose(found[:, part.mask], plain[:, part.mask], atol=1e-6)
 
 
+@pytest.mark.parametrize("distance", patchcore.DISTANCES)
+def test_a_bank_with_fewer_patches_of_the_part_than_neighbours_uses_those_it_has(distance):
+    config, support = patchcore.Config(neighbours=3, distance=distance, reweight=5), good_parts()
+    seen = np.zeros_like(MASK)
+    seen[0, 4] = seen[2, 7] = True
+    given = config, support._replace(mask=jnp.asarray(seen)), new_part()
+    np.testing.assert_allclose(distances(*given), expected(*given), atol=1e-5)
+
+
 def test_a_whole_coreset_keeps_all_patches_of_the_part():
     support = good_parts()
     params = fitted(patchcore.Config(distance="euclidean"), support)[1]

@@ -141,7 +141,8 @@ def test_heads_must_divide_the_channels():
 
 @pytest.mark.parametrize("modalities", [("rgb",), ("rgb", "normals", "depth")])
 def test_other_than_two_modalities_are_refused(modalities):
-    with pytest.raises(ValueError, match=f"between two modalities, got {', '.join(modalities)}"):
+    text = f"^pirn exchanges prototypes between two modalities, got {', '.join(modalities)}$"
+    with pytest.raises(ValueError, match=text):
         pirn.build(SMALL, modalities)
 
 

@@ -306,7 +306,7 @@ def test_rows_of_several_categories_add_counts_and_average_seed_by_seed():
     assert rows == [("hole", ["6", "8", "0.500 ± 0.250"]), ("cut", ["2", "–", "–"])]
 
 
-def test_results_of_before_have_no_such_tables(tmp_path, results):
+def test_results_without_breakdowns_have_no_tables_of_them(tmp_path, results):
     del results["by_defect"], results["by_size"], results["settings"]["metrics_form"]
     page.write_page(tmp_path / "report.html", results, [])
     assert "Kind of defect" not in (tmp_path / "report.html").read_text("utf-8")

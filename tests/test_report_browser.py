@@ -143,7 +143,7 @@ def pages(tmp_path_factory):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("name", ["report", "comparison", "sweep"])
-def test_page_opens_quietly_and_does_not_scroll_sideways(browser, pages, name, width, scheme):
+def test_page_opens_without_messages_or_requests_and_fits_the_width(browser, pages, name, width, scheme):
     browser.open(pages[name], width, scheme)
     assert browser.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert browser.evaluate("innerWidth") == width
@@ -155,7 +155,7 @@ def test_page_opens_quietly_and_does_not_scroll_sideways(browser, pages, name, w
     assert browser.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
 
 
-def test_page_may_ask_nobody_for_anything(browser, pages):
+def test_the_content_security_policy_refuses_requests(browser, pages):
     browser.open(pages["report"])
     asked = 'fetch("https://example.org/").then(() => "answered", () => "refused")'
     assert browser.evaluate(asked) == "refused"

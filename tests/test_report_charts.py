@@ -131,9 +131,9 @@ def test_published_numbers_are_fractions_that_rise_with_shots():
         assert 0 < np.max(values) < 1
 
 
-def test_page_shows_published_numbers_beside_a_run_of_the_same_kind_only(tmp_path):
-    for shots, shown in (("10", True), ("2", False)):
-        page.write_page(tmp_path / "report.html", of_mvtec(shots), [])
+def test_page_shows_published_numbers_of_the_method_at_the_same_number_of_shots_only(tmp_path):
+    for method, shots, shown in (("pirn", "10", True), ("pirn", "2", False), ("patchcore", "10", False)):
+        page.write_page(tmp_path / "report.html", of_mvtec(shots) | {"method": method}, [])
         text = (tmp_path / "report.html").read_text("utf-8")
         assert ("Table 1, mean of 10 categories" in text and "0.922" in text) == shown
         assert ("Table 10" in text and "0.923" in text) == shown

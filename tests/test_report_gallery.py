@@ -9,9 +9,10 @@ from pirn_jax.data.sample import Record
 from pirn_jax.encoders import pretrained
 from pirn_jax.inputs import Preparation
 from pirn_jax.methods.patchcore import Config
-from pirn_jax.report import gallery
+from pirn_jax.report import gallery, page, pictures
 from pirn_jax.study.spec import Spec
 from pirn_jax.training.episodes import Run
+from tests import reports
 
 SIZE = (40, 60)
 NATIVE = Preparation(size=56, normals="native", foreground="none")
@@ -21,7 +22,7 @@ SPEC = Spec("mvtec3d", (5,), 4, "patchcore", Config(), None, pretrained.load("ra
 
 @dataclasses.dataclass(frozen=True)
 class InMemory:
-    """A grey part with normals towards the camera, and a mask of its lower right corner or none."""
+    """A grey part on a slope with normals towards the camera, and a mask of its lower right corner or none."""
 
     name: str
     marked: bool
@@ -42,9 +43,10 @@ class InMemory:
         return (self.name, gt) if self.marked else None
 
     def arrays(self):
-        """Image, no scan, normals."""
+        """Image, a scan that is the farther the lower, normals."""
         normals = np.broadcast_to(np.array([0, 0, -1], np.float32), (*self.size(), 3))
-        return np.full((*self.size(), 3), 90, np.uint8), None, normals.copy()
+        y, x = np.mgrid[: self.size()[0], : self.size()[1]] * np.float32(1e-3)
+        return np.full((*self.size(), 3), 90, np.uint8), np.stack([x, y, 0.5 + y], axis=-1), normals.copy()
 
 
 def build(scores, defects, marked=True, scale=1, scales=ONES, spec=SPEC):
@@ -114,8 +116,25 @@ def test_maps_are_shown_as_they_are_summed():
     np.testing.assert_allclose(picture.fused, 0.5, rtol=1e-5)
 
 
-def test_the_second_modality_is_headed_by_its_name():
+def test_normals_are_shown_as_colours_under_their_name():
     (picture,) = build([0.5], ["dent"]).pictures
     assert picture.geometry_name == "Normals"
+    assert (picture.geometry == [128, 128, 255]).all()
+
+
+def test_a_depth_study_is_shown_with_depth_under_its_name(tmp_path):
     depth = dataclasses.replace(SPEC, preparation=dataclasses.replace(NATIVE, geometry="depth"))
-    assert depth.build().maps == ("rgb", "depth")
+    shown = build([0.5], ["dent"], spec=depth)
+    (picture,) = shown.pictures
+    assert picture.geometry_name == "Depth"
+    assert list(picture.maps) == ["RGB map", "Depth map"]
+    grey = picture.geometry[..., 0].astype(int)
+    assert (picture.geometry == grey[..., None]).all()
+    assert grey[0].min() > 245
+    assert grey[-1].max() < 10
+    assert (np.diff(grey, axis=0) <= 0).all()
+    pictures.save(tmp_path / "gallery.npz", [shown])
+    page.write_page(tmp_path / "report.html", reports.results(), pictures.load(tmp_path / "gallery.npz"))
+    text = (tmp_path / "report.html").read_text("utf-8")
+    assert 'alt="Depth of test/dent/0"' in text
+    assert "Normals" not in text

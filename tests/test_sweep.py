@@ -86,7 +86,7 @@ def test_a_grid_of_which_nothing_is_finished_has_a_page(tmp_path):
     assert "0 of 2 settings are finished." in sweep.write(tmp_path).read_text()
 
 
-def test_one_directory_holds_one_grid(directory):
+def test_a_directory_of_another_grid_is_refused(directory):
     grid.write_plan(directory, PARAMETERS)
     with pytest.raises(InputError, match=r"sweep over other values; choose another --output_dir"):
         grid.write_plan(directory, {"epsilon": (0.02, 0.05)})

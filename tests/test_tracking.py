@@ -36,7 +36,7 @@ def directory(tmp_path):
     return home
 
 
-def test_each_run_is_a_line(directory):
+def test_lines_hold_each_run_of_the_study_once(directory):
     tracking.write_lines(directory, SETTINGS)
     lines = [json.loads(line) for line in (directory / "runs.jsonl").read_text("utf-8").splitlines()]
     assert lines == [

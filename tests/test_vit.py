@@ -145,6 +145,15 @@ def test_several_blocks_give_the_mean_of_each():
         np.testing.assert_allclose(run(WITH_REGISTERS, chosen, pixels), mean, rtol=1e-5, atol=1e-5)
 
 
+def test_groups_give_what_each_group_gives_alone():
+    groups, pixels = ((3, 1), (2,)), image(12, 28)
+    found = jax.jit(vit.ViT(WITH_REGISTERS, (1, 2, 3), groups).apply)(init(WITH_REGISTERS), pixels)
+    assert found.shape == (2, 21, 12)
+    for tokens, group in zip(found, groups, strict=True):
+        np.testing.assert_allclose(tokens, run(WITH_REGISTERS, group, pixels), rtol=1e-5, atol=1e-5)
+    assert np.abs(found[0] - found[1]).max() > 0.1
+
+
 def test_no_block_past_the_last_chosen_one_exists():
     for last in (1, 2, 3):
         params = jax.eval_shape(vit.ViT(TINY, (last,)).init, jax.random.key(0), image())["params"]
@@ -250,6 +259,12 @@ def test_the_digest_tells_an_encoder_from_others():
     digests = {
         one.digest,
         pretrained._make("random", one.config, moved, one.groups, "").digest,
-        pretrained._make("random", one.config, one.params, ((1, 2),), "").digest,
+        *(pretrained.load("random", groups).digest for groups in (((1, 2),), ((1,), (2,)), ((2,), (1,)))),
     }
-    assert len(digests) == 3
+    assert len(digests) == 5
+
+
+@pytest.mark.parametrize("groups", [(), ((1,), ()), ((1,), (5,)), ((0, 2), (1,))], ids=str)
+def test_groups_of_blocks_that_do_not_exist_are_refused(groups):
+    with pytest.raises(ValueError, match="encoder random, which has blocks 1 to 4"):
+        pretrained.load("random", groups)

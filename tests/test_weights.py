@@ -38,7 +38,7 @@ def rewrite(path, change) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_what_is_written_is_what_is_read(name, tmp_path):
+def test_a_saved_encoder_is_loaded_as_it_was(name, tmp_path):
     config = dataclasses.replace(CONFIGS[name], mean=(0.5, 0.4, 0.3), std=(0.2, 0.1, 0.05), hidden=CONFIGS[name].inner)
     written = stored(config)
     weights.save(tmp_path / "deep" / "tiny.safetensors", written)
@@ -74,7 +74,7 @@ def test_numbers_too_large_for_half_precision_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_names_in_the_file_are_the_ways_in_the_tree(tmp_path):
+def test_tensors_are_named_by_their_paths_in_the_tree(tmp_path):
     weights.save(tmp_path / "tiny", stored(REGISTERS))
     found = safetensors.numpy.load_file(tmp_path / "tiny")
     assert {name: tensor.shape for name, tensor in found.items()} == dict(vit.shapes(REGISTERS))

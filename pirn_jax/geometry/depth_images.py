@@ -6,6 +6,9 @@ import PIL.Image
 _TAILS = (0.5, 99.5)
 """Percentiles of a part's depth that become the ends of the grey scale (our choice): a stray point must not set it."""
 
+_FINEST = 1e-4
+"""Least range in metres of the grey scale (our choice): below it lie rounding and scanners' noise, not shape."""
+
 
 def resize(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes depth bilinearly, averaging known points only.
@@ -39,6 +42,6 @@ def to_image(depth: np.ndarray) -> np.ndarray:
     if not known.any():
         return np.zeros((*values.shape, 3), np.uint8)
     near, far = np.percentile(values[known], _TAILS)
-    nearness = np.clip((far - values) / max(far - near, 1e-9), 0.0, 1.0)
+    nearness = np.clip((far - values) / max(far - near, _FINEST), 0.0, 1.0)
     grey = np.where(known, np.rint(1 + 254 * nearness), 0).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=-1)

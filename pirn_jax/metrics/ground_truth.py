@@ -69,9 +69,9 @@ def prepare(
             else:
                 yield mask if mask.shape == size else evaluation.resize_mask(mask, size)
 
-    found, defective = regions.find(known()) if sizes else (None, np.zeros(0, int))
+    found, defective = regions.find(known())
     names = np.array(defects)
-    if unknown or found is None:
+    if unknown or not sizes:
         reason = f"defective parts without a mask: {unknown}" if unknown else "no part in the test set"
         return GroundTruth(settings, names, compared, reason, np.zeros(0, int), places)
     lacking = exact.lacking(len(defective), ends[-1] - len(defective), "pixel")

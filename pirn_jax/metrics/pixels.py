@@ -18,7 +18,7 @@ class Pixels(NamedTuple):
       regions: of its masks.
       ranks: of the defective pixels.
       region: number of the region that each of these lies in.
-      thresholds: at which AUPRO is taken, see `peer_metrics`; None for all.
+      thresholds: at which AUPRO is taken, see `peer.positions`; None for all.
     """
 
     regions: Regions

@@ -49,7 +49,6 @@ def find(masks: Iterable[Bool[np.ndarray, "_ _"]]) -> tuple[Regions, Int[np.ndar
         areas.append(np.full(len(counts), mask.size))
         places.append(start + np.flatnonzero(mask))
         start += mask.size
-    size, area = np.concatenate(sizes), np.concatenate(areas)
-    samples = np.repeat(np.arange(len(sizes)), list(map(len, sizes)))
-    of_pixel = np.concatenate(labels).astype(np.int32)
-    return Regions(samples, size / area, 1.0 / size, of_pixel), np.concatenate(places)
+    of_pixel, size, area, defective = (np.concatenate([np.zeros(0, int), *of]) for of in (labels, sizes, areas, places))
+    samples = np.repeat(np.arange(len(sizes)), np.array([len(of_mask) for of_mask in sizes], int))
+    return Regions(samples, size / area, 1.0 / size, of_pixel.astype(np.int32)), defective
