@@ -37,7 +37,8 @@ def _spec(name: str) -> Spec:
     config = patchcore.Config(standardise=name == "filter_bank")
     encoder = pretrained.load(name)
     shots, seeds = (_SHOTS.value,), _SEEDS.value
-    return Spec(catalogue.BUILT_IN, shots, seeds, "patchcore", config, None, encoder, preparation)
+    fixed = catalogue.BUILT_IN, shots, seeds, "patchcore", config, None, encoder, preparation
+    return Spec(*fixed, background="keep", fusion="sum")
 
 
 def _run() -> None:

@@ -31,15 +31,21 @@ _DEBUG_COUNTS = procedural.Counts(train=4, validation=1, good=4, per_defect=1)
 flags.DEFINE_list("shots", ["10"], "Numbers of good parts to learn from.")
 flags.DEFINE_integer("seeds", 10, "How many random draws of the good parts.", lower_bound=1)
 flags.DEFINE_string(
-    "encoder", "builtin", f"Frozen encoder: {', '.join(pretrained.NAMES)}, or a file of tools/convert_dinov2.py."
+    "encoder",
+    "builtin,lite0,chroma",
+    f"Frozen encoder: {', '.join(pretrained.NAMES)}, or a file of tools/convert_dinov2.py; or several, whose features "
+    "lie side by side, separated by commas.",
 )
 flags.DEFINE_string(
-    "blocks", None, "Blocks of the encoder that are averaged, from 1, as 2-10 or 2,3,4; groups of layers as 2-5/6-9."
+    "blocks", None, "Blocks of a single encoder, from 1, as 2-10 or 2,3,4, averaged; groups of layers as 2-5/6-9."
 )
+flags.DEFINE_integer("grid", 0, "Patches along a side; by default the finest of the encoders'.", lower_bound=0)
 flags.DEFINE_list("modalities", list(MODALITIES), "Modalities: rgb, geometry, or both.")
-flags.DEFINE_enum("background", "keep", features.BACKGROUNDS, "Whether patches off the part count.")
+flags.DEFINE_enum("background", "ignore", features.BACKGROUNDS, "Whether patches off the part count.")
 flags.DEFINE_float("sigma", 4.0, "Gaussian on anomaly maps, in pixels of the encoder's input.", lower_bound=0.0)
-flags.DEFINE_enum("fusion", "sum", scoring.FUSIONS, "Sum of maps, or of maps divided by what good parts reach.")
+flags.DEFINE_enum(
+    "fusion", "maximum", scoring.FUSIONS, "Sum of maps; or sum or maximum of maps divided by what good parts reach."
+)
 flags.DEFINE_string("output_dir", None, "Where results go; by default outputs/ and the name of the study.")
 flags.DEFINE_float("checkpoint_minutes", 2.0, "Least time between checkpoints within a group of runs.", lower_bound=0.0)
 flags.DEFINE_enum("save_maps", "first", ("none", "first", "all"), "Seeds whose fused anomaly maps are written.")
@@ -88,9 +94,11 @@ def _specs() -> dict[str, Spec]:
             raise ValueError(f"--shots={','.join(FLAGS.shots)}: give one or more different whole numbers above zero")
         if not math.isfinite(FLAGS.sigma):
             raise ValueError(f"--sigma={FLAGS.sigma}: give a number of pixels, 0 for no smoothing")
-        encoder = pretrained.load(FLAGS.encoder, parse_blocks(FLAGS.blocks))
+        blocks = parse_blocks(FLAGS.blocks)
+        encoder = pretrained.load(FLAGS.encoder, None if blocks is None else [blocks])
         before = FLAGS.dataset, shots, FLAGS.seeds, FLAGS.method
-        after = encoder, preparation, FLAGS.preset, tuple(FLAGS.modalities), FLAGS.background, FLAGS.sigma, FLAGS.fusion
+        after = encoder, preparation, FLAGS.preset, tuple(FLAGS.modalities), FLAGS.grid
+        after += FLAGS.background, FLAGS.sigma, FLAGS.fusion
         return {
             name: Spec(*before, config, recipe, *after, dataset_flags.options(), metric_settings.read())
             for name, (config, recipe) in cells.items()

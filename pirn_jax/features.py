@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from pirn_jax import inputs, threads
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
-from pirn_jax.encoders import efficientnet, filter_bank, vit
+from pirn_jax.encoders import chroma, efficientnet, filter_bank, joint, vit
 from pirn_jax.encoders.pretrained import Encoder
 from pirn_jax.inputs import Preparation, Prepared
 from pirn_jax.stopwatch import Stopwatch
@@ -28,7 +28,7 @@ BACKGROUNDS = ("ignore", "keep")
 _LOADED_AT_ONCE = 4
 """Samples read and prepared side by side: more would take memory rather than less time."""
 
-_CACHE_VERSION = "4"
+_CACHE_VERSION = "6"
 """Part of every cache key; changes whenever the same inputs and encoder would give other features."""
 
 
@@ -46,60 +46,81 @@ class Extracted(NamedTuple):
     notes: list[str]
 
 
-def encoding(config: Any, groups: tuple[tuple[int, ...], ...]) -> Callable[[Any, Array], Array]:
-    """The function `(weights, images (b, m, size, size, 3) uint8) -> features (b, m, g, n, c)`, to be compiled."""
-    if isinstance(config, filter_bank.FilterBankConfig):
+def encoding(config: Any, groups: joint.Groups, grid: int) -> Callable[[Any, Array], Array]:
+    """The function `(weights, images (b, m, size, size, 3) uint8) -> features (b, m, g, n, c)`, to be compiled.
 
-        def encode_one(params: Any, image: Array) -> Float[Array, "g n c"]:
-            del params
-            return filter_bank.describe(image / jnp.float32(255), config.patch)[None]
-    elif isinstance(config, efficientnet.EfficientNetConfig):
-
-        def encode_one(params: Any, image: Array) -> Float[Array, "g n c"]:
-            return efficientnet.encode(config, params, image)[None]
-    else:
-        model = vit.ViT(config, tuple(sorted({number for group in groups for number in group})), groups)
-
-        def encode_one(params: Any, image: Array) -> Float[Array, "g n c"]:
-            return model.apply(params, vit.normalise(image, config))  # pyright: ignore
+    Features of an encoder whose own grid is another are resized bilinearly; those of several lie side by side.
+    """
 
     def encode(params: Any, images: Array) -> Array:
+        several = params if isinstance(config, joint.JointConfig) else (params,)
+
+        def encode_one(image: Array) -> Float[Array, "g n c"]:
+            found = [
+                _encode_one(*part, weights, image, grid)
+                for part, weights in zip(joint.parts(config, groups), several, strict=True)
+            ]
+            return jnp.concatenate(found, axis=-1)
+
         flat = images.reshape(-1, *images.shape[2:])
-        tokens = jax.vmap(lambda image: encode_one(params, image))(flat)
+        tokens = jax.vmap(encode_one)(flat)
         return tokens.reshape(*images.shape[:2], *tokens.shape[1:])
 
     return encode
 
 
+def _encode_one(config: Any, groups: joint.Groups, params: Any, image: Array, grid: int) -> Float[Array, "g n c"]:
+    """Features of one image by one encoder."""
+    if isinstance(config, efficientnet.EfficientNetConfig):
+        outputs = efficientnet.encode(config, params, image)
+        return jnp.concatenate([_on_grid(x[None], grid) for x in outputs], axis=-1)
+    if isinstance(config, filter_bank.FilterBankConfig):
+        tokens = filter_bank.describe(image / jnp.float32(255), config.patch)[None]
+    elif isinstance(config, chroma.ChromaConfig):
+        tokens = chroma.describe(image / jnp.float32(255), config.patch)[None]
+    else:
+        model = vit.ViT(config, tuple(sorted({number for group in groups for number in group})), groups)
+        tokens = model.apply(params, vit.normalise(image, config))
+    side = image.shape[0] // config.patch
+    return _on_grid(tokens.reshape(-1, side, side, config.width), grid)  # pyright: ignore
+
+
+def _on_grid(values: Float[Array, "g h w c"], grid: int) -> Float[Array, "g n c"]:
+    """Values resized bilinearly to a grid, averaging where it is coarser, row by row."""
+    resized = jax.image.resize(values, (len(values), grid, grid, values.shape[-1]), "linear")
+    return resized.reshape(len(values), grid * grid, -1)
+
+
 @functools.lru_cache(maxsize=2)
-def _program(config: Any, groups: tuple[tuple[int, ...], ...]) -> Callable:
-    return jax.jit(encoding(config, groups))
+def _program(config: Any, groups: joint.Groups, grid: int) -> Callable:
+    return jax.jit(encoding(config, groups, grid))
 
 
-def encode(encoder: Encoder, images: UInt8[np.ndarray, "s m h w 3"]) -> Float[np.ndarray, "s m g n c"]:
-    """Features of images as `inputs.prepare` gives them."""
-    program = _program(encoder.config, encoder.groups)
+def encode(encoder: Encoder, grid: int, images: UInt8[np.ndarray, "s m h w 3"]) -> Float[np.ndarray, "s m g n c"]:
+    """Features of images as `inputs.prepare` gives them, on a grid of so many patches along a side."""
+    program = _program(encoder.config, encoder.groups, grid)
     shares = threads.shares(len(images))
     return np.concatenate(threads.each(lambda share: np.asarray(program(encoder.params, images[share])), shares))
 
 
-def patch_mask(region: Bool[np.ndarray, "size size"], patch: int) -> Bool[np.ndarray, " n"]:
+def patch_mask(region: Bool[np.ndarray, "size size"], grid: int) -> Bool[np.ndarray, " n"]:
     """Patches that show the part or lie within half a patch of it, row by row; all if none does."""
+    patch = len(region) // grid
     near = scipy.ndimage.maximum_filter(region, 2 * (patch // 2) + 1, mode="constant")
-    grid = region.shape[0] // patch
-    mask = near[: grid * patch, : grid * patch].reshape(grid, patch, grid, patch).any((1, 3)).ravel()
+    mask = near.reshape(grid, patch, grid, patch).any((1, 3)).ravel()
     return mask if mask.any() else np.ones_like(mask)
 
 
-def identify(name: str, encoder: Encoder) -> str:
+def identify(name: str, encoder: Encoder, grid: int) -> str:
     """Name of the features of inputs with this name."""
-    return hashlib.sha256(f"{_CACHE_VERSION} {encoder.digest} {name}".encode()).hexdigest()
+    return hashlib.sha256(f"{_CACHE_VERSION} {encoder.digest} {grid} {name}".encode()).hexdigest()
 
 
 def extract(
     records: Sequence[Record],
     names: Sequence[str],
     encoder: Encoder,
+    grid: int,
     preparation: Preparation,
     cache: pathlib.Path,
     watch: Stopwatch,
@@ -111,7 +132,8 @@ def extract(
       records: the samples.
       names: their inputs' names, see `inputs.identify`.
       encoder: frozen encoder.
-      preparation: how samples become the encoder's input; its size is a multiple of the encoder's patch.
+      grid: patches along a side.
+      preparation: how samples become the encoder's input; its size is a multiple of the encoder's patch and the grid.
       cache: directory of the cache; it may be deleted between runs and shared by processes.
       watch: counts `normals_s`, reading included, and `features_s`.
       progress: told how many more samples are done.
@@ -119,7 +141,7 @@ def extract(
     Raises:
       InputError: naming every sample that cannot be used, once all have been tried.
     """
-    paths = [inputs.cached_path(cache, "features", identify(name, encoder)) for name in names]
+    paths = [inputs.cached_path(cache, "features", identify(name, encoder, grid)) for name in names]
     with watch.stage("features_s"):
         found = [inputs.load_cached(path) for path in paths]
     missing = [i for i, features in enumerate(found) if features is None]
@@ -144,9 +166,9 @@ def extract(
                     seen[row] = sample
         if not problems.found:
             with watch.stage("features_s"):
-                values = encode(encoder, np.stack([sample.values for sample in seen]))
+                values = encode(encoder, grid, np.stack([sample.values for sample in seen]))
                 for row, i in enumerate(batch):
-                    mask = patch_mask(seen[row].mask, encoder.config.patch)
+                    mask = patch_mask(seen[row].mask, grid)
                     found[i] = entry = Prepared(values[row], mask, seen[row].note)
                     inputs.save_cached(paths[i], entry)
         progress(len(batch))

@@ -15,12 +15,13 @@ from jaxtyping import Array, Float, Int
 from pirn_jax import threads
 from pirn_jax.methods.base import Features, Method
 from pirn_jax.training import parallel
-from pirn_jax.training.train import Trained, take
+from pirn_jax.training.train import take
 
 BATCH = 4
 """Samples scored at a time by every run."""
 
-FUSIONS = ("sum", "calibrated")
+FUSIONS = ("sum", "calibrated", "maximum")
+"""Sum of maps as they are; sum, or maximum, of maps that are each divided by what good parts reach, see `calibrate`."""
 
 
 def patch_distances(score: Callable, params: Any, features: Features) -> Float[Array, "k n"]:
@@ -75,36 +76,29 @@ def score(
 
 
 def compile_support_program(method: Method) -> parallel.Program:
-    """Builds `(learned, fixed, params, features, category, episodes) -> distances (runs, shots, k, n)`.
+    """Builds `(params, features, category, episode) -> distances (runs, shots, k, n)`.
 
-    These are distances of each run's own good parts. A method that remembers them scores each with parameters
-    finalised without it; with a single shot its distances are zero.
+    These are distances of each run's own good parts, each scored with parameters that forget it; with a single shot
+    nothing would be left, and nothing is forgotten.
     """
-    return _compile_support(method.score, method.finalize, method.remembers)
+    return _compile_support(method.score, method.forget)
 
 
 @functools.lru_cache
-def _compile_support(score: Callable, finalize: Callable, remembers: bool) -> parallel.Program:
-    def distances(
-        learned: Any, fixed: Any, params: Any, features: Features, category: Int[Array, ""], episode: Int[Array, " s"]
-    ):
-        shots = len(episode)
-
+def _compile_support(score: Callable, forget: Callable) -> parallel.Program:
+    def distances(params: Any, features: Features, category: Int[Array, ""], episode: Int[Array, " s"]):
         def of_sample(i: Int[Array, ""]) -> Float[Array, "k n"]:
-            used = params
-            if remembers and shots > 1:
-                others = episode[(i + 1 + jnp.arange(shots - 1)) % shots]
-                used = finalize(learned, fixed, take(features, category, others))
+            used = forget(params, i) if len(episode) > 1 else params
             return patch_distances(score, used, take(features, category, episode[i]))
 
-        return jax.lax.map(of_sample, jnp.arange(shots))
+        return jax.lax.map(of_sample, jnp.arange(len(episode)))
 
-    return parallel.Program(distances, (0, 0, 0, None, 0, 0), (None,) * 6)
+    return parallel.Program(distances, (0, None, 0, 0), (None,) * 4)
 
 
 def score_support(
     program: Callable,
-    trained: Trained,
+    params: Sequence[Any],
     features: Features,
     category: Int[np.ndarray, " r"],
     chosen: Int[np.ndarray, "r s"],
@@ -112,26 +106,27 @@ def score_support(
     """Patch distances of each run's own good parts, see `compile_support_program`; arguments as in `train.train`."""
     features = parallel.everywhere(features)
 
-    def distances(learned: Any, fixed: Any, params: Any, share: slice) -> np.ndarray:
-        return parallel.collect([program(learned, fixed, params, features, category[share], chosen[share])])
+    def distances(params: Any, share: slice) -> np.ndarray:
+        return parallel.collect([program(params, features, category[share], chosen[share])])
 
-    pieces = threads.each(distances, *trained, parallel.shares(len(category)))
-    return np.concatenate(pieces)
+    return np.concatenate(threads.each(distances, params, parallel.shares(len(category))))
 
 
 @dataclasses.dataclass(frozen=True)
 class Maps:
-    """Upsampling of patch distances to anomaly maps.
+    """Fusion of patch distances and upsampling to anomaly maps.
 
     Attributes:
       grid: patches along a side.
       input_size: side of the encoder's input in pixels.
       sigma: deviation of the Gaussian filter in pixels of the encoder's input; 0 leaves it out.
+      fusion: one of `FUSIONS`.
     """
 
     grid: int
     input_size: int
     sigma: float
+    fusion: str = "sum"
 
     def upsample(self, distances: Float[np.ndarray, "*k n"], size: tuple[int, int]) -> Float[np.ndarray, "*k h w"]:
         """Anomaly maps of one sample at the size (height, width) of its image."""
@@ -141,13 +136,17 @@ class Maps:
     def fused(
         self, distances: Float[np.ndarray, "k n"], scales: Float[np.ndarray, " k"], size: tuple[int, int]
     ) -> Float[np.ndarray, "h w"]:
-        """The fused anomaly map of one sample; fusing before upsampling is the same and cheaper, both are linear."""
-        return self.upsample(fuse(distances, scales), size)
+        """The fused anomaly map of one sample; patches are fused, which for sums is the same as to fuse maps."""
+        return self.upsample(fuse(distances, scales, self.fusion), size)
 
 
-def fuse(distances: Any, scales: Any) -> Any:
-    """Sum over maps of distances (..., k, n), each divided by its scale."""
-    return (distances / scales[:, None]).sum(-2)
+def fuse(distances: Any, scales: Any, fusion: str) -> Any:
+    """Sum or maximum over maps of distances (..., k, n), each divided by its scale.
+
+    A defect that shows in one map alone stands out in the maximum, and drowns in a sum with the others' noise.
+    """
+    scaled = distances / scales[:, None]
+    return scaled.max(-2) if fusion == "maximum" else scaled.sum(-2)
 
 
 def calibrate(support: Float[np.ndarray, "s k n"], maps: Maps) -> Float[np.ndarray, " k"]:

@@ -211,7 +211,7 @@ def test_ott_solves_every_plan_of_a_training_step_and_of_scoring(epsilon, update
 
     monkeypatch.setattr(geometry.Geometry, update, counted)
     # A neighbourhood that no other test has: nothing is traced already.
-    config = pirn.Config(num_prototypes=5, num_layers=layers, heads=2, neighbours=4, epsilon=epsilon)
+    config = pirn.Config(score="cosine", num_prototypes=5, num_layers=layers, heads=2, neighbours=4, epsilon=epsilon)
     method, batch = pirn.build(config, ("rgb", "normals")), base.shapes(2, 2, 1, N, C)
     learned, fixed = jax.eval_shape(method.start, jax.eval_shape(lambda: jax.random.key(0)), batch)
     calls.clear()

@@ -48,7 +48,7 @@ def test_every_block_agrees_with_pytorch(variant, size):
 
 def test_the_package_gives_features_on_a_grid_of_eight_pixels(lite0):
     images = np.random.default_rng(0).integers(0, 256, (1, 2, 64, 64, 3), dtype=np.uint8)
-    found = features.encode(lite0, images)
+    found = features.encode(lite0, 8, images)
     assert found.shape == (1, 2, 1, 64, 152)
     assert lite0.config.width == 152
     # The finer output as it is, the coarser one between its cells.
@@ -62,13 +62,13 @@ def test_the_package_gives_features_on_a_grid_of_eight_pixels(lite0):
 
 def test_outputs_can_be_chosen(lite0):
     assert lite0.groups == ((5, 11),)
-    other = pretrained.load("lite0", ((11, 3),))
+    other = pretrained.load("lite0", [((11, 3),)])
     assert (other.groups, other.config.width) == (((3, 11),), 136)
     assert other.digest != lite0.digest
     with pytest.raises(ValueError, match=r"blocks \(17,\) of lite0, which has blocks 1 to 16"):
-        pretrained.load("lite0", ((17,),))
+        pretrained.load("lite0", [((17,),)])
     with pytest.raises(ValueError, match="one group of layers"):
-        pretrained.load("lite0", ((3,), (5,)))
+        pretrained.load("lite0", [((3,), (5,))])
 
 
 def test_variants_grow_in_width_and_depth():

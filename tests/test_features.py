@@ -68,8 +68,8 @@ def identify(records) -> list[str]:
 
 
 def extract(records, encoder, cache, **options) -> np.ndarray:
-    names = identify(records)
-    return features.extract(records, names, encoder, PREPARATION, cache, Stopwatch(), **options).values
+    names, grid = identify(records), PREPARATION.size // encoder.config.patch
+    return features.extract(records, names, encoder, grid, PREPARATION, cache, Stopwatch(), **options).values
 
 
 def cached(cache: pathlib.Path) -> list[pathlib.Path]:
@@ -139,9 +139,9 @@ def test_one_program_serves_all_batches(records, tmp_path):
     encoder = make_encoder(1)
     with Stopwatch() as watch:
         names = identify(records)
-        features.extract(records[:2], names[:2], encoder, PREPARATION, tmp_path, watch)
+        features.extract(records[:2], names[:2], encoder, 4, PREPARATION, tmp_path, watch)
         compiled = watch.compilations
-        features.extract(records, names, encoder, PREPARATION, tmp_path, watch)
+        features.extract(records, names, encoder, 4, PREPARATION, tmp_path, watch)
     assert watch.compilations == compiled > 0
     assert watch.seconds["normals_s"] > 0
     assert watch.seconds["features_s"] > 0
@@ -190,7 +190,7 @@ def test_two_processes_may_fill_one_cache(records, encoder, tmp_path):
     children = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        arguments = [str(tmp_path / name), str(tmp_path / "shared"), "5", str(tmp_path / f"{name}.npy")]
+        arguments = [str(tmp_path / name), str(tmp_path / "shared"), "2", str(tmp_path / f"{name}.npy")]
         children.append(subprocess.Popen([sys.executable, "-c", command, *arguments], env=environment))
     assert [child.wait(120) for child in children] == [0, 0]
     for name in ("one", "two"):
@@ -288,7 +288,7 @@ def test_notes_come_with_features_from_the_cache_as_well(records, encoder, tmp_p
     source = dataclasses.replace(records[0].source, scan=Cloud(records[0].source.scan.path, 2000.0))
     parts = [dataclasses.replace(records[0], source=source), records[1]]
     for _ in range(2):
-        notes = features.extract(parts, identify(parts), encoder, PREPARATION, tmp_path, Stopwatch()).notes
+        notes = features.extract(parts, identify(parts), encoder, 4, PREPARATION, tmp_path, Stopwatch()).notes
         assert "m away" in notes[0]
         assert notes[1] == ""
 
@@ -309,7 +309,7 @@ def test_the_filter_bank_is_an_encoder(records, tmp_path):
     for values, image in zip(found[0, :, 0], inputs.prepare(sample.load(records[0]), PREPARATION).values, strict=True):
         np.testing.assert_allclose(values, describe(image / np.float32(255), 14), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="filter_bank has no blocks"):
-        pretrained.load("filter_bank", ((1,),))
+        pretrained.load("filter_bank", [((1,),)])
 
 
 @pytest.mark.parametrize(
@@ -324,23 +324,23 @@ def test_patches_within_half_a_patch_of_the_part_are_kept_and_farther_ones_are_n
     region, expected = np.zeros((56, 56), bool), np.zeros((4, 4), bool)
     region[row, column] = True
     expected[np.ix_(rows, columns)] = True
-    np.testing.assert_array_equal(features.patch_mask(region, 14).reshape(4, 4), expected)
+    np.testing.assert_array_equal(features.patch_mask(region, 4).reshape(4, 4), expected)
 
 
 def test_without_a_part_all_patches_count():
-    assert features.patch_mask(np.zeros((28, 28), bool), 14).all()
+    assert features.patch_mask(np.zeros((28, 28), bool), 2).all()
 
 
 def test_masks_come_with_features_from_the_cache_as_well(records, encoder, tmp_path):
     # The parts' images are 16x10 pixels, so a square has rows above and below that show nothing.
     for _ in range(2):
-        found = features.extract(records[:2], identify(records[:2]), encoder, PREPARATION, tmp_path, Stopwatch())
+        found = features.extract(records[:2], identify(records[:2]), encoder, 4, PREPARATION, tmp_path, Stopwatch())
         assert found.mask.shape == (2, 16)
         assert found.mask.all()
     wide = Preparation(56, foreground="none")
     names = inputs.identify(records[:1], wide, Problems())
     for _ in range(2):
-        found = features.extract(records[:1], names, encoder, wide, tmp_path, Stopwatch())
+        found = features.extract(records[:1], names, encoder, 8, wide, tmp_path, Stopwatch())
         rows = found.mask.reshape(8, 8)
         assert rows[1:7].all()
         assert not rows[[0, 7]].any()
@@ -350,7 +350,7 @@ def test_depth_is_cached_apart_from_normals(records, encoder, tmp_path):
     preparation = dataclasses.replace(PREPARATION, geometry="depth")
     names = inputs.identify(records[:2], preparation, Problems())
     normals = extract(records[:2], encoder, tmp_path)
-    depth = features.extract(records[:2], names, encoder, preparation, tmp_path, Stopwatch()).values
+    depth = features.extract(records[:2], names, encoder, 4, preparation, tmp_path, Stopwatch()).values
     np.testing.assert_array_equal(depth[:, 0], normals[:, 0])
     assert np.abs(depth[:, 1] - normals[:, 1]).max() > 0.1
     assert len(cached(tmp_path)) == 4

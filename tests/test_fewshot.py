@@ -96,7 +96,7 @@ def test_loss_falls_and_scores_come_from_the_saved_parameters(finished):
     arrays, facts = storage.load_group(directory, "2-000", settings)
     assert (arrays["train_loss"][:, -1] < 0.8 * arrays["train_loss"][:, 0]).all()
     params = storage.load_params(directory, "2-000")
-    learned, fixed = params
+    learned, fixed = params["learned"], params["fixed"]
     assert learned["prototypes"].shape == (len(facts["runs"]), 2, 10, 192)
     np.testing.assert_allclose(fixed["epsilon"], [0.05] * len(facts["runs"]))
 
@@ -115,7 +115,8 @@ def test_maps_have_the_size_of_the_images_and_their_maximum_ranks_the_parts(fini
 
 def test_the_peer_form_is_that_of_the_maps_which_the_study_writes(cache, tmp_path):
     # The built-in knob lies in the cache already.
-    flags = (*TINY, "--categories=gear", "--seeds=1", "--epochs=1", "--metrics=peer", "--limits=.1")
+    flags = ("--debug", "--method=patchcore", "--encoder=random", "--categories=gear", "--seeds=1")
+    flags += ("--metrics=peer", "--limits=.1")
     status, output, errors = run(cache, *flags, f"--output_dir={tmp_path}")
     assert status == 0, errors
     results = json.loads((tmp_path / "results.json").read_text())
@@ -225,9 +226,11 @@ def test_patchcore_runs_from_study_to_page(cache, tmp_path, fusion):
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["settings"]["coreset"] == 0.1
     assert "epochs" not in results["settings"]
-    assert results["settings"]["our_choices"] == ["sigma", "coreset", "distance", "standardise"]
+    assert results["settings"]["our_choices"] == ["sigma", "distance", "reweight", "standardise"]
     banks = storage.load_params(tmp_path, "2-000")["banks"]
-    assert banks.shape == (2, 2, 52, 192)
+    # A tenth of the patches that show the part.
+    assert banks.shape[:2] == (2, 2)
+    assert banks.shape[2] < 0.1 * 2 * 16**2
     scales = np.load(tmp_path / "groups" / "2-000.npz")["scales"]
     assert (scales == 1).all() if fusion == "sum" else (scales != 1).all()
 
@@ -236,21 +239,27 @@ def test_the_preset_and_its_open_choices_are_in_the_results(finished):
     settings = finished[1]["settings"]
     assert settings["preset"] == "default"
     named = {"sigma", "epsilon", "gat_residual", "gat_self_edges", "gate_init", "batch_size"}
-    assert named <= set(settings["our_choices"])
-    assert not {"num_prototypes", "num_layers", "epochs"} & set(settings["our_choices"])
+    departures = {"num_layers", "epochs", "learning_rate", "injection", "score"}
+    assert named | departures <= set(settings["our_choices"])
+    assert not {"num_prototypes", "apr", "mnc", "assignment"} & set(settings["our_choices"])
 
 
-def test_the_default_encoder_is_the_built_in_one_and_its_blocks_can_be_chosen(cache, tmp_path):
-    flags = ("--debug", "--categories=knob", "--seeds=1", "--epochs=1", "--num_layers=1", "--save_maps=none")
+def test_default_encoders_lie_side_by_side_and_blocks_of_one_can_be_chosen(cache, tmp_path):
+    flags = ("--debug", "--method=patchcore", "--categories=knob", "--seeds=1", "--save_maps=none")
     found = []
-    for name, more in (("own", ()), ("first", ("--blocks=2,1",))):
+    for name, more in (("both", ()), ("first", ("--encoder=builtin", "--blocks=2,1", "--grid=8"))):
         status, output, errors = run(cache, *flags, *more, f"--output_dir={tmp_path / name}")
         assert status == 0, errors
         assert "random weights" not in output
         assert not (tmp_path / name / "maps").exists()
         found.append(json.loads((tmp_path / name / "results.json").read_text()))
-    assert [results["encoder"] for results in found] == ["builtin", "builtin"]
-    assert found[1]["settings"]["encoder_blocks"] == [[1, 2]] != found[0]["settings"]["encoder_blocks"]
+    both, first = (results["settings"] for results in found)
+    assert (both["encoder"], len(both["encoder_blocks"]), both["grid"]) == ("builtin,lite0,chroma", 3, 28)
+    assert (first["encoder"], first["encoder_blocks"], first["grid"]) == ("builtin", [[[1, 2]]], 8)
+    for name, channels in (("both", 256 + 40 + 112 + 64), ("first", 256)):
+        params = storage.load_params(tmp_path / name, "2-000")
+        banks = params[1]["banks"] if name == "both" else params["banks"]
+        assert banks.shape[3] == channels
     assert found[0]["results"] != found[1]["results"]
 
 
@@ -282,7 +291,11 @@ WRONG = {
     "encoder not there": (("--encoder=dinov2_vitb14",), "python -m tools.convert_dinov2 --download=dinov2_vitb14"),
     "no encoder": (("--encoder=setup.cfg",), "setup.cfg is "),
     "blocks": (("--blocks=1,two",), "--blocks=1,two"),
-    "missing block": (("--blocks=13",), "blocks (13,)"),
+    "missing block": (("--encoder=builtin", "--blocks=13"), "blocks (13,)"),
+    "blocks of several": (("--blocks=2,3",), "blocks of 1 encoders for 3: builtin,lite0,chroma"),
+    "encoder twice": (("--encoder=builtin,builtin",), "encoders builtin,builtin: give each once"),
+    "input size of one": (("--encoder=builtin,lite0", "--input_size=232"), "the encoder's patch, 14 pixels"),
+    "grid": (("--grid=15",), "--grid=15 does not divide --input_size=224"),
     "shots": (("--shots=ten",), "--shots=ten"),
     "unknown data set": (("--dataset=mvtec",), "choose from procedural, mvtec3d"),
     "plane": (("--plane_tolerance=-1",), "plane_tolerance=-1"),

@@ -9,8 +9,7 @@ import pytest
 from tests import commands, layouts
 from tests.test_folder import write_category
 
-TINY = ("--encoder=random", "--input_size=28", "--num_layers=1", "--epochs=1", "--shots=1", "--seeds=1")
-TINY += ("--save_maps=none",)
+TINY = ("--method=patchcore", "--encoder=random", "--input_size=28", "--shots=1", "--seeds=1", "--save_maps=none")
 
 
 def run(cache: pathlib.Path, *flags: str) -> subprocess.CompletedProcess:

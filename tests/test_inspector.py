@@ -31,7 +31,7 @@ from tests import commands
 
 SIDE, SIZE = 56, (40, 60)
 VIT = vit.ViTConfig(width=24, depth=4, heads=3, position_grid=4, position_mode="plain")
-CONFIG = pirn.Config(num_prototypes=4, num_layers=1, sinkhorn_iterations=5, neighbours=2, heads=2)
+CONFIG = pirn.Config(score="cosine", num_prototypes=4, num_layers=1, sinkhorn_iterations=5, neighbours=2, heads=2)
 RUN = Run("knob", 2, 1)
 SCALES = np.array([[1, 1], [0.5, 2]], np.float32)
 
@@ -89,8 +89,8 @@ def scoring_program():
 
 def measured(spec, params, images, regions, size):
     """Maps of the second run, (samples, *size), computed step by step as a study does."""
-    seen = features.encode(spec.encoder, images)
-    masks = np.stack([features.patch_mask(region, VIT.patch) for region in regions])
+    seen = features.encode(spec.encoder, spec.grid, images)
+    masks = np.stack([features.patch_mask(region, spec.grid) for region in regions])
     shared = Features(jnp.asarray(seen)[None], jnp.asarray(masks)[None])
     distances = scoring.score(scoring_program(), parallel.split(params, 2), shared, np.zeros(2, int))
     return np.stack([spec.maps.fused(part, SCALES[1], size) for part in distances[1]])
@@ -296,10 +296,10 @@ def test_flags_that_contradict_the_study_are_refused(finished, tmp_path):
 
 def test_a_run_of_another_method_with_groups_of_layers_is_loaded(finished, images, tmp_path):
     spec = finished[1]
-    encoder = pretrained.load(spec.encoder.name, ((1,), (2, 3)))
+    encoder = pretrained.load(spec.encoder.name, [((1,), (2, 3))])
     config = patchcore.Config()
     banks = dataclasses.replace(spec, method="patchcore", config=config, recipe=None, encoder=encoder)
-    method, support = banks.build(), features.encode(encoder, images[:2])
+    method, support = banks.build(), features.encode(encoder, spec.grid, images[:2])
     given = Features(jnp.asarray(support), jnp.ones((2, 16), bool))
     params = jax.tree.map(lambda x: np.asarray(x)[None], method.finalize({}, {}, given))
     storage.save_group(tmp_path, "2-000", describe(banks, ["knob"], []), params, {}, {"runs": [RUN]})

@@ -35,7 +35,7 @@ CACHE = pathlib.Path(sys.argv[1]).parent / "cache" / "xla"
 parallel.keep_compiled(CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 BOTH = ("rgb", "normals")
-CONFIG = pirn.Config(num_prototypes=4, sinkhorn_iterations=3, num_layers=1, neighbours=2, heads=2)
+CONFIG = pirn.Config(score="cosine", num_prototypes=4, sinkhorn_iterations=3, num_layers=1, neighbours=2, heads=2)
 MASK = np.arange(16) < np.array([[[16], [9], [12], [5]]])
 FEATURES = Features(np.asarray(jax.random.normal(jax.random.key(0), (1, 4, 2, 1, 16, 8))), MASK)
 RUNS = [Run("a", 4, seed) for seed in range(3)]
@@ -54,7 +54,7 @@ def use(devices, method, recipe):
         category, chosen = np.zeros(len(runs), int), np.array([episodes.draw(run, 4) for run in runs])
         trained, history = train.train(programs, runs, FEATURES, category, chosen, recipe)
         distances = scoring.score(program, trained.params, FEATURES, category)
-        own = scoring.score_support(support, trained, FEATURES, category, chosen)
+        own = scoring.score_support(support, trained.params, FEATURES, category, chosen)
         return parallel.collect(trained.params), history, distances, own
 
     return study

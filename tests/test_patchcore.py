@@ -1,12 +1,14 @@
 """PatchCore against a plain reference: coreset, nearest rows, image weight; masks, tiles, many runs, own good parts."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from pirn_jax import scoring
-from pirn_jax.methods import base, patchcore
+from pirn_jax.methods import base, nearest, patchcore
 from pirn_jax.methods.base import Features
 from pirn_jax.training import episodes, parallel, train
 from pirn_jax.training.episodes import Run
@@ -82,7 +84,7 @@ def test_distances_are_the_reference(name):
 def test_a_bank_in_several_tiles_gives_the_same(name, monkeypatch):
     given = CONFIGS[name], good_parts(), new_part()
     whole = distances(*given)
-    monkeypatch.setattr(patchcore, "_TILE", 5)
+    monkeypatch.setattr(nearest, "_TILE", 5)
     np.testing.assert_allclose(distances(*given), whole, atol=1e-6)
 
 
@@ -144,7 +146,7 @@ def study(runs, config):
     trained, history = train.train(train.compile_programs(method), runs, shared, category, chosen, None)
     assert not history
     found = scoring.score(scoring.compile_program(method), trained.params, shared, category)
-    own = scoring.score_support(scoring.compile_support_program(method), trained, shared, category, chosen)
+    own = scoring.score_support(scoring.compile_support_program(method), trained.params, shared, category, chosen)
     return parallel.collect(trained.params), found, own
 
 
@@ -163,11 +165,15 @@ def test_own_good_parts_are_scored_by_banks_without_them(config):
     own, support = study([run], config)[2][0], train.take(good_parts(), episodes.draw(run, PARTS))
     method = patchcore.build(config, BOTH)
     learned, fixed = method.start(jax.random.key(0), support)
+    params = method.finalize(learned, fixed, support)
+    whole = patchcore.build(dataclasses.replace(config, coreset=1.0), BOTH)
     assert own.shape == (3, 2, N)
     for i in range(3):
-        # In the order in which the bank is built: the next part first.
-        others = train.take(support, (i + 1 + np.arange(2)) % 3)
-        found = scoring.patch_distances(method.score, method.finalize(learned, fixed, others), train.take(support, i))
+        rows = whole.finalize(learned, fixed, train.take(support, np.array([i])))["banks"]
+        its = (np.asarray(params["banks"])[:, :, None] == np.asarray(rows)[:, None]).all(-1).any(-1)
+        assert its.any(1).all()
+        left = {**params, "counted": params["counted"] & ~its}
+        found = scoring.patch_distances(method.score, left, train.take(support, i))
         np.testing.assert_allclose(own[i], found, atol=1e-6)
         assert own[i].max() > 0.01
 

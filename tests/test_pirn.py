@@ -20,7 +20,7 @@ from tests import reference
 N, C = 20, 8
 BOTH = ("rgb", "normals")
 WHOLE, PART = np.ones(N, bool), np.arange(N) % 3 > 0
-SMALL = Config(num_prototypes=4, sinkhorn_iterations=10, neighbours=2, heads=2)
+SMALL = Config(score="cosine", num_prototypes=4, sinkhorn_iterations=10, neighbours=2, heads=2)
 # Switches act in each layer alike, and one layer compiles in half the time.
 ONE = dataclasses.replace(SMALL, num_layers=1)
 SWITCHES = {
@@ -102,6 +102,32 @@ def test_every_switch_changes_the_output(switch):
     given = initialised(SMALL), initialised(config if switch == "gate_init" else SMALL)
     outputs = [apply(c, params, features()) for c, params in zip((ONE, config), given, strict=True)]
     assert np.abs(outputs[0] - outputs[1]).max(axis=(1, 2)).min() > 1e-4
+
+
+@pytest.mark.parametrize("score", ["cosine", "residual"])
+def test_scores_compare_patches_with_their_reconstruction(score):
+    method = pirn.build(dataclasses.replace(ONE, score=score), BOTH)
+    support = Features(features(1, (3, 2, 1, N, C)).astype(jnp.float32), jnp.stack([PART, WHOLE, PART]))
+    part = Features(features(2, (2, 1, N, C)).astype(jnp.float32), jnp.asarray(PART))
+    learned, fixed = method.start(jax.random.key(0), support)
+    found = method.score(method.finalize(learned, fixed, support), part)[:, PART]
+
+    def unit(x):
+        return np.asarray(x) / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    def residuals(values, mask):
+        scaled = values[:, 0] / fixed["scale"][:, None, None]
+        rebuilt = compiled(ONE)[1]({"params": learned}, scaled, mask, ONE.epsilon)
+        return (unit(scaled) - unit(rebuilt))[:, mask]
+
+    own = residuals(part.values, PART)
+    if score == "residual":
+        bank = np.concatenate([residuals(*of) for of in zip(support.values, np.asarray(support.mask), strict=True)], 1)
+        own = np.linalg.norm(own[:, :, None] - bank[:, None], axis=-1)
+        expected = own.min(-1) ** 2 / 2
+    else:
+        expected = (own**2).sum(-1) / 2
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.usefixtures("x64")

@@ -27,10 +27,12 @@ pytestmark = pytest.mark.torch
 
 PARTS, GRID, WIDTH = 6, 6, 32
 CONFIGS = {
-    "default": Config(),
-    "paper": Config(injection="paper"),
-    "many prototypes": Config(num_layers=1, num_prototypes=20, plan_scale="literal", neighbours=5, heads=8),
-    "bare": Config(num_layers=3, assignment="softmax", apr=False, mnc=False),
+    "default": Config(score="cosine"),
+    "paper": Config(injection="paper", score="cosine"),
+    "many prototypes": Config(
+        score="cosine", num_layers=1, num_prototypes=20, plan_scale="literal", neighbours=5, heads=8
+    ),
+    "bare": Config(score="cosine", num_layers=3, assignment="softmax", apr=False, mnc=False),
 }
 RUN = Run("part", PARTS, 3)
 RECIPE = Recipe(epochs=5, learning_rate=1e-3, batch_size=3)
@@ -124,7 +126,7 @@ def test_loss_and_gradient_of_a_step_agree(name):
 
 
 def test_ten_steps_of_training_agree():
-    config, values = Config(num_layers=1), features(np.float32)
+    config, values = Config(num_layers=1, score="cosine"), features(np.float32)
     method, chosen = pirn.build(config, ("rgb", "normals")), episodes.draw(RUN, PARTS)
     programs, shared = train.compile_programs(method), jax.tree.map(lambda x: x[None], values)
     (start,) = train.initialise(programs, [RUN], shared, np.zeros(1, int), chosen[None], RECIPE)

@@ -19,14 +19,14 @@ from pirn_jax.methods import base, pirn
 from pirn_jax.methods.base import Features, Recipe
 from pirn_jax.methods.pirn import Config
 from pirn_jax.methods.pirn.precision import factors, product
-from pirn_jax.study import data, storage
+from pirn_jax.study import data, packing, storage
 from pirn_jax.study.spec import Spec, describe
 from pirn_jax.training import train
 from pirn_jax.training.episodes import Run
 
 BOTH = ("rgb", "normals")
 PARTS, N, C, STEPS = 5, 29, 12, 40
-FULL = Config(num_prototypes=5, sinkhorn_iterations=7, neighbours=2, heads=2)
+FULL = Config(score="cosine", num_prototypes=5, sinkhorn_iterations=7, neighbours=2, heads=2)
 HALF = dataclasses.replace(FULL, precision="bfloat16")
 ALGORITHM = jax.lax.DotAlgorithmPreset.BF16_BF16_F32
 
@@ -190,12 +190,13 @@ def test_features_are_stored_in_bfloat16_if_all_studies_use_it(configs, dtype, p
     extracted = features.Extracted(np.asarray(parts.values[0]), np.asarray(parts.mask[0]), names)
     monkeypatch.setattr(features, "extract", lambda *given: extracted)
     found = data.load([spec(config) for config in configs], selection, silent)
-    assert found.train.values.dtype == found.test.values.dtype == dtype
-    assert found.stored_in(dtype.__name__).test.values is found.test.values
+    assert found.train.features.values.dtype == found.test.features.values.dtype == dtype
+    assert found.stored_in(dtype.__name__).test.features.values is found.test.features.values
     half = found.stored_in("bfloat16")
-    assert half.train.values.dtype == half.test.values.dtype == jnp.bfloat16
-    np.testing.assert_array_equal(half.train.values, nearest(parts.values[:, :3]))
-    np.testing.assert_array_equal(half.test.values, nearest(parts.values[:, 3:]))
+    assert half.train.features.values.dtype == half.test.features.values.dtype == jnp.bfloat16
+    for placed, samples in ((half.train, slice(3)), (half.test, slice(3, None))):
+        expected = packing.pack(np.asarray(nearest(parts.values[0, samples])), placed.kept[0])
+        np.testing.assert_array_equal(placed.features.values[0], expected)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

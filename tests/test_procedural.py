@@ -157,10 +157,9 @@ def test_defects_hidden_from_the_scanner_are_placed_anew(category: str, defect: 
     assert changed.sum() >= 0.65 * gt.sum()
 
 
-@pytest.mark.slow
-def test_every_defect_of_the_default_data_can_be_seen() -> None:
+def test_defects_of_the_default_data_can_be_seen() -> None:
     for category, defect in DAMAGED:
-        for index in range(procedural.DEFAULT_COUNTS.per_defect):
+        for index in range(3):
             gt, changed = difference(category, defect, index)
             assert changed.sum() >= max(25, 0.5 * gt.sum()), (category, defect, index)
             assert not (changed & ~gt).any(), (category, defect, index)
@@ -322,7 +321,7 @@ def test_no_trivial_score_solves_the_default_data() -> None:
     for category in procedural.CATEGORIES:
         shots = [procedural.render(category, "train", "good", i) for i in range(10)]
         good = [procedural.render(category, "test", "good", i) for i in range(10)]
-        bad = [damaged(category, defect, i) for defect in procedural.defects(category) for i in range(4)]
+        bad = [damaged(category, defect, i) for defect in procedural.defects(category) for i in range(2)]
         defective = np.repeat([False, True], [len(good), len(bad)])
         scores = trivial_scores(shots, good + bad)
         table.append({name: auroc(values, defective) for name, values in scores.items()})

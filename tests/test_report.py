@@ -325,9 +325,11 @@ def test_page_without_notes_or_galleries(tmp_path, results):
     assert "Parts" not in text
 
 
-def test_all_maps_of_a_gallery_share_one_scale_of_which_each_modality_has_half(gallery):
+def test_maps_of_single_modalities_share_the_scale_of_what_they_reach(gallery):
     shown = page._gallery(gallery)["scales"]
-    assert shown == [("Fused map", "0.25", "0.875"), *((name, "0.125", "0.438") for name in ("RGB map", "Normals map"))]
+    values = [of for picture in gallery.pictures for of in picture.maps.values()]
+    ends = page._ends(min(map(np.min, values)), max(map(np.max, values)))
+    assert shown == [("Fused map", "0.25", "0.875"), *((name, *ends) for name in ("RGB map", "Normals map"))]
 
 
 def test_picture_refuses_an_unknown_kind(gallery):

@@ -17,7 +17,7 @@ from tests import reports
 SIZE = (40, 60)
 NATIVE = Preparation(size=56, normals="native", foreground="none")
 ONES = np.ones(2, np.float32)
-SPEC = Spec("mvtec3d", (5,), 4, "patchcore", Config(), None, pretrained.load("random"), NATIVE, sigma=0.0)
+SPEC = Spec("mvtec3d", (5,), 4, "patchcore", Config(), None, pretrained.load("random"), NATIVE, sigma=0.0, fusion="sum")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +89,11 @@ def test_maps_add_up_and_pictures_keep_proportions(built):
         assert picture.rgb.shape == picture.geometry.shape == (*SIZE, 3)
         np.testing.assert_allclose(sum(picture.maps.values()), picture.fused, atol=1e-6)
         np.testing.assert_allclose(picture.fused.max(), picture.score, atol=1e-6)
+
+
+def test_the_maximum_of_maps_is_shown_where_the_study_takes_it():
+    (picture,) = build([0.5], ["dent"], spec=dataclasses.replace(SPEC, fusion="maximum")).pictures
+    np.testing.assert_allclose(picture.fused, np.maximum(*picture.maps.values()), atol=1e-6)
 
 
 def test_large_parts_are_shrunk_and_their_thin_defects_stay_visible():

@@ -47,11 +47,15 @@ def test_bilinear_is_the_reference(size_out, size_in):
     )
 
 
-def test_fusion_divides_each_map_by_its_scale_and_sums_on_host_and_device():
+@pytest.mark.parametrize(("fusion", "join"), [("sum", np.add), ("calibrated", np.add), ("maximum", np.maximum)])
+def test_fusion_joins_maps_divided_by_their_scales_on_host_and_device(fusion, join):
     distances, scales = np.random.default_rng(0).random((3, 2, 16)), np.array([0.5, 4.0])
-    expected = 2 * distances[:, 0] + distances[:, 1] / 4
-    np.testing.assert_allclose(scoring.fuse(distances, scales), expected)
-    np.testing.assert_allclose(scoring.fuse(jnp.asarray(distances), jnp.asarray(scales)), expected, rtol=1e-6)
+    expected = join(2 * distances[:, 0], distances[:, 1] / 4)
+    np.testing.assert_allclose(scoring.fuse(distances, scales, fusion), expected)
+    np.testing.assert_allclose(scoring.fuse(jnp.asarray(distances), jnp.asarray(scales), fusion), expected, rtol=1e-6)
+    maps = scoring.Maps(grid=4, input_size=24, sigma=1.0, fusion=fusion)
+    found = maps.fused(distances[0], scales, (24, 24))
+    np.testing.assert_allclose(found, maps.upsample(expected[:1], (24, 24))[0], rtol=1e-6)
 
 
 def test_scales_are_medians_of_maxima_over_good_parts_and_one_where_these_are_zero():

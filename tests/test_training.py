@@ -21,7 +21,7 @@ from pirn_jax.training import episodes, parallel, train
 from pirn_jax.training.episodes import Run
 
 BOTH = ("rgb", "normals")
-CONFIG = pirn.Config(num_prototypes=4, sinkhorn_iterations=5, neighbours=2, heads=2, num_layers=1)
+CONFIG = pirn.Config(score="cosine", num_prototypes=4, sinkhorn_iterations=5, neighbours=2, heads=2, num_layers=1)
 METHOD = pirn.build(CONFIG, BOTH)
 RECIPE = Recipe(epochs=100, learning_rate=3e-3, batch_size=2)
 CATEGORIES, PARTS, N, C = 2, 6, 16, 8
@@ -109,7 +109,7 @@ def test_programs_call_no_library_that_waits_in_the_threads_of_xla(features):
         programs.init.compile(*start).as_text(),
         programs.steps.compile(state, features, category, np.zeros((2, 2, 2), int)).as_text(),
         scoring.compile_program(METHOD).compile(params, features, category, np.zeros(2, int)).as_text(),
-        scoring.compile_support_program(METHOD).compile(*params, params, features, category, chosen).as_text(),
+        scoring.compile_support_program(METHOD).compile(params, features, category, chosen).as_text(),
     ]
     called = [name for text in texts for name in re.findall(r'custom_call_target="([^"]*)"| (fft)\(', text)]
     assert {"".join(name) for name in called} == {"TopK"}
@@ -159,7 +159,7 @@ def test_scoring_batches_do_not_matter(trained, features):
 def test_support_is_scored_like_test_samples_if_the_method_keeps_none_of_it(trained, features):
     found, _, category = trained
     chosen = np.array([episodes.draw(run, PARTS) for run in RUNS])
-    own = scoring.score_support(scoring.compile_support_program(METHOD), found, features, category, chosen)
+    own = scoring.score_support(scoring.compile_support_program(METHOD), found.params, features, category, chosen)
     every = scoring.score(scoring.compile_program(METHOD), found.params, features, category)
     np.testing.assert_allclose(own, np.take_along_axis(every, chosen[..., None, None], axis=1), atol=1e-5)
 

@@ -194,6 +194,11 @@ def test_blocks_that_do_not_exist_are_refused(blocks):
         vit.ViT(TINY, blocks).init(jax.random.key(0), image())
 
 
+def test_layer_groups_of_blocks_that_are_not_chosen_are_refused():
+    with pytest.raises(ValueError, match=r"layer groups \(\(1, 3\),\) have blocks that are not among \(1, 2\)"):
+        vit.ViT(TINY, (1, 2), ((1, 3),)).init(jax.random.key(0), image())
+
+
 def test_configurations_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="unknown position_mode 'nearest'.*offset, plain, antialias"):
         vit.ViTConfig(width=12, depth=3, heads=3, position_mode="nearest")
@@ -245,7 +250,7 @@ def test_pixels_are_normalised_as_the_encoder_says():
 
 
 def test_an_unknown_encoder_is_refused_with_those_there_are():
-    names = "random, builtin, dinov2_vits14, .*dino_vitb16, lite0, lite1, lite2, filter_bank, or"
+    names = "random, builtin, dinov2_vits14, .*dino_vitb16, lite0, lite1, lite2, filter_bank, chroma, or"
     with pytest.raises(ValueError, match=f"unknown encoder 'dinov9'; choose one of {names}"):
         pretrained.load("dinov9")
 
@@ -259,7 +264,7 @@ def test_the_digest_tells_an_encoder_from_others():
     digests = {
         one.digest,
         pretrained._make("random", one.config, moved, one.groups, "").digest,
-        *(pretrained.load("random", groups).digest for groups in (((1, 2),), ((1,), (2,)), ((2,), (1,)))),
+        *(pretrained.load("random", [groups]).digest for groups in (((1, 2),), ((1,), (2,)), ((2,), (1,)))),
     }
     assert len(digests) == 5
 
@@ -267,4 +272,4 @@ def test_the_digest_tells_an_encoder_from_others():
 @pytest.mark.parametrize("groups", [(), ((1,), ()), ((1,), (5,)), ((0, 2), (1,))], ids=str)
 def test_groups_of_blocks_that_do_not_exist_are_refused(groups):
     with pytest.raises(ValueError, match="encoder random, which has blocks 1 to 4"):
-        pretrained.load("random", groups)
+        pretrained.load("random", [groups])

@@ -17,7 +17,6 @@ CASES = [
     ("vit_small_patch14_dinov2", 12, "224"),
     ("vit_small_patch14_dinov2", 12, "112x560"),
     ("vit_small_patch14_reg4_dinov2", 12, "224"),
-    ("vit_small_patch14_reg4_dinov2", 12, "518"),
     ("vit_small_patch14_reg4_dinov2", 12, "112x560"),
     ("vit_base_patch14_dinov2", 12, "224"),
     ("vit_base_patch14_reg4_dinov2", 12, "112x560"),

@@ -32,8 +32,6 @@ FORMS = {
 SIZES = {
     "small": ("224", "518", "112x560"),
     "small with registers": ("224", "112x560"),
-    "base": ("224", "518", "112x560"),
-    "base with registers": ("224", "112x560"),
     "giant with registers, narrow": ("112x560",),
     "DINO small, patch 16": ("224", "112x560"),
 }

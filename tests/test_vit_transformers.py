@@ -66,7 +66,7 @@ MODELS = {
 }
 SIZES = {
     "small": ("224", "518", "112x560"),
-    "small with registers": ("224", "518", "112x560"),
+    "small with registers": ("224", "112x560"),
     "base": ("112x560",),
     "giant with registers, 2 blocks": ("112x560",),
     "DINO base, patch 16": ("224", "112x560"),

@@ -202,12 +202,12 @@ def test_encoders_are_loaded_by_path_and_by_name(tmp_path):
 def test_blocks_can_be_chosen(tmp_path):
     weights.save(tmp_path / "mine.safetensors", stored())
     name = str(tmp_path / "mine.safetensors")
-    assert pretrained.load(name, ((3, 2, 3), (1,))).groups == ((2, 3), (1,))
-    assert pretrained.load(name, ((3, 2),)).digest == pretrained.load(name, ((2, 3),)).digest
-    assert pretrained.load(name, ((2, 3),)).digest != pretrained.load(name).digest
+    assert pretrained.load(name, [((3, 2, 3), (1,))]).groups == ((2, 3), (1,))
+    assert pretrained.load(name, [((3, 2),)]).digest == pretrained.load(name, [((2, 3),)]).digest
+    assert pretrained.load(name, [((2, 3),)]).digest != pretrained.load(name).digest
     for groups in ((), ((),), ((0, 1),), ((1,), (4,))):
         with pytest.raises(ValueError, match="mine.safetensors, which has blocks 1 to 3"):
-            pretrained.load(name, groups)
+            pretrained.load(name, [groups])
 
 
 def test_encoders_that_are_not_there_are_told_how_to_get():

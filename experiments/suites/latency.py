@@ -74,7 +74,7 @@ def measure(repeats: int) -> dict[str, timing.Case]:
 
 def _study(directory: pathlib.Path, frozen: pretrained.Encoder) -> pathlib.Path:
     """A study's directory with one run, untrained."""
-    spec = Spec("none", (10,), 1, "pirn", pirn.Config(), Recipe(), frozen, Preparation(_SIDE))
+    spec = Spec("none", (10,), 1, "pirn", pirn.Config(score="cosine"), Recipe(), frozen, Preparation(_SIDE))
     features = np.random.default_rng(0).normal(size=(10, 2, spec.grid**2, frozen.config.width)).astype(np.float32)
     params = spec.build().start(jax.random.key(1), as_features(features))
     stacked = jax.tree.map(lambda leaf: np.asarray(leaf)[None], params)

@@ -75,7 +75,7 @@ def _steps(point: Point) -> Callable[[], None]:
     indices = rng.integers(point.shots, size=(point.seeds, _STEPS, RECIPE.batch_size))
     runs = [Run("part", point.shots, seed) for seed in range(point.seeds)]
     devices = jax.local_devices()[: point.devices]
-    return stepping(pirn.Config(num_prototypes=point.prototypes), features, indices, runs, devices)[0]
+    return stepping(pirn.Config(score="cosine", num_prototypes=point.prototypes), features, indices, runs, devices)[0]
 
 
 def cases(seconds: Mapping[str, Mapping[int, float]]) -> dict[str, timing.Case]:

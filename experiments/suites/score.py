@@ -21,7 +21,7 @@ from pirn_jax.training import parallel
 from pirn_jax.training.train import take
 
 _RUNS, _PARTS, _PATCHES, _CHANNELS = 10, 60, 256, 256
-_CONFIG = pirn.Config()
+_CONFIG = pirn.Config(score="cosine")
 
 
 def _theirs(params: Any, features: np.ndarray) -> dict[str, Callable[[], Any]]:

@@ -32,7 +32,7 @@ _RECIPE = Recipe(epochs=10, learning_rate=1e-3, batch_size=4)
 def measure(repeats: int) -> dict[str, timing.Case]:
     """Times ten seeds in one call of the program, and ten calls of the program for one seed."""
     values = as_features(np.random.default_rng(0).normal(size=(1, _SHOTS, 2, _PATCHES, _CHANNELS)).astype(np.float32))
-    programs = training.compile_programs(method_of(pirn.Config()))
+    programs = training.compile_programs(method_of(pirn.Config(score="cosine")))
     runs = [Run("part", _SHOTS, seed) for seed in range(_RUNS)]
 
     def train(some: list[Run]) -> None:
@@ -56,7 +56,7 @@ def _study(count: int) -> None:
     splits = mvtec3d.read(procedural.ensure(home, categories=("knob",)), ("knob",))
     recipe = Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
     encoder = pretrained.load("random")
-    spec = Spec("procedural", (_SHOTS,), count, "pirn", pirn.Config(), recipe, encoder, Preparation())
+    spec = Spec("procedural", (_SHOTS,), count, "pirn", pirn.Config(score="cosine"), recipe, encoder, Preparation())
     with tempfile.TemporaryDirectory() as directory:
         study.run(spec, splits, pathlib.Path(directory), _quiet)
 

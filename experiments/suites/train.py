@@ -29,7 +29,7 @@ from pirn_jax.training import train as training
 from pirn_jax.training.episodes import Run
 
 RUNS, SHOTS, PATCHES = 10, 10, 256
-CONFIG = pirn.Config()
+CONFIG = pirn.Config(score="cosine")
 MODALITIES = ("rgb", "normals")
 RECIPE = Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
 _STEPS = {256: training.MAX_STEPS_PER_CALL, 768: 2}

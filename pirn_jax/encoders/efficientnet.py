@@ -53,12 +53,10 @@ class EfficientNetConfig:
     Attributes:
       variant: one of `SCALES`.
       blocks: numbers of the blocks whose outputs are taken, from 1, side by side along channels.
-      patch: side in pixels of a cell of the output grid; outputs of other strides are resized to it bilinearly.
     """
 
     variant: str
     blocks: tuple[int, ...]
-    patch: int = 8
 
     def __post_init__(self):
         if self.variant not in SCALES:
@@ -66,6 +64,11 @@ class EfficientNetConfig:
         count = len(blocks(self.variant))
         if not self.blocks or min(self.blocks) < 1 or max(self.blocks) > count:
             raise ValueError(f"blocks {self.blocks} of {self.variant}, which has blocks 1 to {count}")
+
+    @property
+    def patch(self) -> int:
+        """Stride in pixels of the first chosen output, the finest grid that there is something to see on."""
+        return 2 * math.prod(block.stride for block in blocks(self.variant)[: min(self.blocks)])
 
     @property
     def width(self) -> int:
@@ -174,12 +177,9 @@ class EfficientNet(nn.Module):
         return chosen
 
 
-def encode(config: EfficientNetConfig, params: Any, image: Array) -> Float[Array, "n c"]:
-    """Features of the cells of an image's grid, row by row; outputs of other strides are resized bilinearly."""
-    outputs = EfficientNet(config.variant, sorted(config.blocks)).apply(params, normalise(image))
-    grid = image.shape[0] // config.patch, image.shape[1] // config.patch
-    resized = [jax.image.resize(x, (*grid, x.shape[-1]), "linear", antialias=False) for x in outputs]  # pyright: ignore
-    return jnp.concatenate(resized, axis=-1).reshape(grid[0] * grid[1], -1)
+def encode(config: EfficientNetConfig, params: Any, image: Array) -> list[Float[Array, "_ _ _"]]:
+    """Outputs of the chosen blocks for an image of uint8, each at its stride."""
+    return EfficientNet(config.variant, sorted(config.blocks)).apply(params, normalise(image))  # pyright: ignore
 
 
 def convert(tensors: Mapping[str, np.ndarray], variant: str) -> dict[str, Any]:

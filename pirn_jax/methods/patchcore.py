@@ -6,19 +6,15 @@ Each modality has a bank of its own, and its own map. `N` rows of a bank, `n` pa
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pirn_jax.methods import nearest
 from pirn_jax.methods.base import Entry, Features, Method, Params, Preset, our_choice
 
 DISTANCES = ("cosine", "euclidean")
-
-_TILE = 2048
-"""Rows of a bank that a sample is compared with at a time: memory grows with a tile, not with the bank."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +22,7 @@ class Config:
     """Hyperparameters of PatchCore; "our choice" marks where frozen transformer features ask for another value.
 
     Attributes:
-      coreset: share of the patches of the part that the bank keeps, in (0, 1]; 1 keeps all.
+      coreset: share of the patches of the part that the bank keeps, in (0, 1]; 1 keeps all (our choice; paper: .1).
       neighbours: a patch's distance is the mean over this many nearest rows (paper: 1).
       distance: "euclidean" as in the paper, or "cosine" (our choice).
       reweight: neighbours b of the paper's image score (Eq. 7), 0 to leave it out. The whole map of a modality is
@@ -35,9 +31,9 @@ class Config:
         descriptors of unequal units need.
     """
 
-    coreset: float = our_choice(1.0)
+    coreset: float = 1.0
     neighbours: int = 1
-    distance: str = our_choice("cosine")
+    distance: str = "cosine"
     reweight: int = 0
     standardise: bool = our_choice(False)
 
@@ -50,12 +46,6 @@ class Config:
             raise ValueError(f"reweight must be 0, or 2 neighbours or more, not {self.reweight}")
         if self.distance not in DISTANCES:
             raise ValueError(f"unknown distance {self.distance!r}; choose one of {', '.join(DISTANCES)}")
-
-
-def squared_distances(x: Float[Array, "n c"], rows: Float[Array, "k c"]) -> Float[Array, "n k"]:
-    """Squared Euclidean distances by inner products."""
-    products = jnp.sum(x**2, -1)[:, None] + jnp.sum(rows**2, -1) - 2.0 * x @ rows.T
-    return jnp.maximum(products, 0.0)
 
 
 def greedy_coreset(
@@ -89,51 +79,6 @@ def greedy_coreset(
     return chosen, due
 
 
-def nearest_rows(
-    x: Float[Array, "n c"], bank: Float[Array, "N c"], mask: Bool[Array, " N"], neighbours: int
-) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
-    """Squared distances to the nearest rows of a bank, rising, and their indices; the bank is read tile by tile.
-
-    Rows off the mask are infinitely far; they are returned where the bank has too few others.
-    """
-
-    def visit(best, tile):
-        index, apart = tile
-        both = jnp.concatenate([best[0], apart], axis=1)
-        indices = jnp.concatenate([best[1], jnp.broadcast_to(index, apart.shape)], axis=1)
-        kept = jax.lax.top_k(-both, neighbours)[1]
-        return jnp.take_along_axis(both, kept, axis=1), jnp.take_along_axis(indices, kept, axis=1)
-
-    far = jnp.full((len(x), neighbours), jnp.inf, x.dtype), jnp.zeros((len(x), neighbours), jnp.int32)
-    return _over_tiles(visit, far, x, bank, mask)
-
-
-def nearest_row(x: Float[Array, "n c"], bank: Float[Array, "N c"], mask: Bool[Array, " N"]) -> Float[Array, " n"]:
-    """Squared distances to the nearest row of a bank, like those of `nearest_rows` for one neighbour and faster."""
-    return _over_tiles(
-        lambda best, tile: jnp.minimum(best, jnp.min(tile[1], axis=1)),
-        jnp.full(len(x), jnp.inf, x.dtype),
-        x,
-        bank,
-        mask,
-    )
-
-
-def _over_tiles(visit: Callable, start: Any, x: Array, bank: Array, mask: Array) -> Any:
-    """Folds `visit(carry, (indices of rows, squared distances to them))` over tiles of a bank."""
-    tiles = -(-len(bank) // _TILE)
-    size = -(-len(bank) // tiles)
-    padded = jnp.pad(bank, ((0, tiles * size - len(bank)), (0, 0)))
-    counts = jnp.pad(mask, (0, tiles * size - len(bank)))
-
-    def step(carry, first):
-        rows, counted = (jax.lax.dynamic_slice_in_dim(of, first, size) for of in (padded, counts))
-        apart = jnp.where(counted, squared_distances(x, rows), jnp.inf)
-        return visit(carry, (first + jnp.arange(size), apart)), None
-
-    return jax.lax.scan(step, start, size * jnp.arange(tiles))[0]
-
-
 def score_weight(
     patch: Float[Array, " c"], bank: Float[Array, "N c"], mask: Bool[Array, " N"], neighbours: int
 ) -> Float[Array, ""]:
@@ -145,15 +90,18 @@ def score_weight(
       mask: its rows that count.
       neighbours: b rows nearest to `m*`, itself among them.
     """
-    _, nearest = nearest_rows(patch[None], bank, mask, 1)
-    squared, around = nearest_rows(bank[nearest[0]], bank, mask, neighbours)
-    apart = jnp.sqrt(squared_distances(patch[None], bank[around[0]]))[0]
+    _, closest = nearest.nearest_rows(patch[None], bank, mask, 1)
+    squared, around = nearest.nearest_rows(bank[closest[0]], bank, mask, neighbours)
+    apart = jnp.sqrt(nearest.squared_distances(patch[None], bank[around[0]]))[0]
     share = jax.nn.softmax(jnp.where(jnp.isfinite(squared[0]), apart, -jnp.inf))
     return 1.0 - share[0]
 
 
 def build(config: Config, modalities: tuple[str, ...]) -> Method:
-    """PatchCore with a config; params are one bank a modality, layer groups are concatenated along channels."""
+    """PatchCore with a config; params are one bank a modality, layer groups are concatenated along channels.
+
+    `banks` (m, N, c), `counted` (m, N) the rows that count, `origins` (m, N) the sample that each row is from.
+    """
     return _functions(config, modalities)
 
 
@@ -185,10 +133,17 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         del learned
         rows, mask = jnp.moveaxis(describe(fixed, support), -3, 0), support.mask.ravel()
         rows = rows.reshape(len(rows), -1, rows.shape[-1])
+        samples, patches = support.mask.shape
+        origins = jnp.broadcast_to(jnp.repeat(jnp.arange(samples), patches), rows.shape[:2])
         if config.coreset == 1:
-            return {"banks": rows, "counted": jnp.broadcast_to(mask, rows.shape[:2]), **fixed}
+            counted = jnp.broadcast_to(mask, rows.shape[:2])
+            return {"banks": rows, "counted": counted, "origins": origins, **fixed}
         chosen, due = jax.vmap(lambda one: greedy_coreset(one, mask, config.coreset))(rows)
-        return {"banks": jnp.take_along_axis(rows, chosen[..., None], axis=1), "counted": due, **fixed}
+        banks, origins = jnp.take_along_axis(rows, chosen[..., None], 1), jnp.take_along_axis(origins, chosen, 1)
+        return {"banks": banks, "counted": due, "origins": origins, **fixed}
+
+    def forget(params: Params, i: Array) -> Params:
+        return {**params, "counted": params["counted"] & (params["origins"] != i)}
 
     def score(params: Params, features: Features) -> Float[Array, "m n"]:
         x = describe(params, features)
@@ -197,9 +152,9 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
 
         def of_modality(patches, bank, counted):
             if config.neighbours == 1:
-                squared = nearest_row(patches, bank, counted)[:, None]
+                squared = nearest.nearest_row(patches, bank, counted)[:, None]
             else:
-                squared, _ = nearest_rows(patches, bank, counted, config.neighbours)
+                squared, _ = nearest.nearest_rows(patches, bank, counted, config.neighbours)
             # Of unit vectors half the squared distance is 1 - cos.
             apart = squared / 2 if config.distance == "cosine" else jnp.sqrt(squared)
             distances = jnp.mean(apart, axis=1, where=jnp.isfinite(apart))
@@ -210,7 +165,7 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
 
         return jax.vmap(of_modality)(x, params["banks"], params["counted"])
 
-    return Method(modalities, init, score, finalize=finalize, remembers=True)
+    return Method(modalities, init, score, finalize=finalize, forget=forget)
 
 
 PRESETS = {

@@ -57,7 +57,7 @@ def _picture(kind: str, record: Record, scaled: np.ndarray, score: float, spec: 
     height, width = part.rgb.shape[:2]
     shrink = min(1.0, _SIDE / max(height, width))
     size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
-    maps = spec.maps.upsample(scaled, size)
+    maps, ones = spec.maps.upsample(scaled, size), np.ones(len(scaled), np.float32)
     return Picture(
         kind=kind,
         sample_id=record.id,
@@ -67,7 +67,7 @@ def _picture(kind: str, record: Record, scaled: np.ndarray, score: float, spec: 
         geometry_name=spec.preparation.geometry.capitalize(),
         geometry=inputs.geometry(part, spec.preparation).image(size),
         maps={f"{_heading(name)} map": of for name, of in zip(spec.build().maps, maps, strict=True)},
-        fused=maps.sum(0),
+        fused=spec.maps.fused(scaled, ones, size),
         # However thin a defect is, it stays on the picture.
         gt=None if part.gt is None else _resized(part.gt.astype(np.uint8) * 255, size, PIL.Image.Resampling.BOX) > 0,
     )

@@ -167,7 +167,7 @@ def _undefined(results: dict[str, Any]) -> list[str]:
 
 def _gallery(gallery: Gallery) -> dict[str, Any]:
     names = list(dict.fromkeys(name for picture in gallery.pictures for name in picture.maps))
-    share = _share(gallery.scale, len(names))
+    share = _common_scale(gallery.pictures)
     return {
         "category": gallery.category,
         "run": f"{tables.shots_label(gallery.shots)}, seed {gallery.seed}",
@@ -177,9 +177,10 @@ def _gallery(gallery: Gallery) -> dict[str, Any]:
     }
 
 
-def _share(scale: tuple[float, float], count: int) -> tuple[float, float]:
-    """An even share of the fused map's scale for each of the maps it is the sum of."""
-    return scale[0] / max(count, 1), scale[1] / max(count, 1)
+def _common_scale(pictures: Sequence[Picture]) -> tuple[float, float]:
+    """Smallest and largest value of the single maps of some pictures."""
+    ends = [(values.min(), values.max()) for picture in pictures for values in picture.maps.values()]
+    return float(min((low for low, _ in ends), default=0)), float(max((high for _, high in ends), default=1))
 
 
 def _panels(picture: Picture, scale: tuple[float, float], share: tuple[float, float]) -> list[_Panel]:

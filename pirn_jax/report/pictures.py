@@ -29,7 +29,7 @@ class Picture:
       rgb: the photo.
       geometry_name: heading of the next, such as "Normals".
       geometry: surface normals as colours, or depth as grey values.
-      maps: the method's anomaly maps as they are summed, under the name to show, such as "RGB map".
+      maps: the method's anomaly maps as they are fused, under the name to show, such as "RGB map".
       fused: the anomaly map of all modalities together.
       gt: where the defect is, None where nobody marked it.
     """

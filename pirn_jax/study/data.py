@@ -20,6 +20,7 @@ from pirn_jax.metrics import ground_truth
 from pirn_jax.metrics.evaluation import MetricSettings
 from pirn_jax.metrics.ground_truth import GroundTruth
 from pirn_jax.stopwatch import Stopwatch
+from pirn_jax.study import packing
 from pirn_jax.study.spec import Spec, describe
 from pirn_jax.training import episodes, parallel
 from pirn_jax.training.episodes import Run
@@ -70,31 +71,53 @@ class Selection(NamedTuple):
         return describe(spec, list(self.splits), self.digests)
 
 
+class Placed(NamedTuple):
+    """Features of some samples of each category on all devices, packed, and padded with zeros to one number of samples.
+
+    Attributes:
+      features: leading axes are categories and samples.
+      kept: the patches' places in their grids, see `packing.order`.
+      patches: of a grid.
+    """
+
+    features: Features
+    kept: Int[np.ndarray, "c s p"]
+    patches: int
+
+    def spread(self, distances: np.ndarray, *index: Any) -> np.ndarray:
+        """Distances on whole grids; `index` says of which categories and samples they are."""
+        return packing.spread(distances, self.kept[index], self.patches)
+
+
 class StudyData(NamedTuple):
     """Episodes and features shared by all runs of studies of the same samples.
 
     Attributes:
       selection: the samples.
-      train: features of the good parts that any run draws, (categories, samples, ...), padded with zeros.
+      train: the good parts that any run draws.
       position: per category, from index in the train split to index in `train`.
-      test: features of the test samples, (categories, samples, ...), padded with zeros.
+      test: the test samples.
       truth: `(category, settings) -> GroundTruth`, preprocessed once.
       notes: sentences for the user on the samples.
       seconds: spent, by stage.
     """
 
     selection: Selection
-    train: Features
+    train: Placed
     position: dict[str, dict[int, int]]
-    test: Features
+    test: Placed
     truth: Callable[[str, MetricSettings], GroundTruth]
     notes: list[str]
     seconds: dict[str, float]
 
     def stored_in(self, precision: str) -> "StudyData":
         """The same with features of this precision; nothing is copied where they have it."""
-        train, test = (f._replace(values=f.values.astype(precision)) for f in (self.train, self.test))
-        return self._replace(train=train, test=test)
+
+        def stored(placed: Placed) -> Placed:
+            features = placed.features
+            return placed._replace(features=features._replace(values=features.values.astype(precision)))
+
+        return self._replace(train=stored(self.train), test=stored(self.test))
 
     def indices(self, runs: Sequence[Run]) -> tuple[Int[np.ndarray, " r"], Int[np.ndarray, "r s"]]:
         """Each run's category, and its episode as indices into the category's features in `train`."""
@@ -145,8 +168,9 @@ def load(specs: Sequence[Spec], selection: Selection, stage: Stage) -> StudyData
 
     def extract(share: slice, title: str) -> features.Extracted:
         with stage(title, len(records[share])) as advance:
+            frozen, prepared = (spec.encoder, spec.grid), spec.preparation
             return features.extract(
-                records[share], names[share], spec.encoder, spec.preparation, cache.cache_directory(), watch, advance
+                records[share], names[share], *frozen, prepared, cache.cache_directory(), watch, advance
             )
 
     with Stopwatch() as watch:
@@ -157,6 +181,7 @@ def load(specs: Sequence[Spec], selection: Selection, stage: Stage) -> StudyData
     chosen = [i for i, name in enumerate(("rgb", "geometry")) if name in spec.modalities]
     values = found.values[:, chosen]
     masks = found.mask if spec.background == "ignore" else np.ones_like(found.mask)
+    kept = packing.order(masks)
     row = {record: i for i, record in enumerate(records)}
     splits = selection.splits
     good = [[row[splits[c].train[i]] for i in indices] for c, indices in selection.good.items()]
@@ -175,9 +200,9 @@ def load(specs: Sequence[Spec], selection: Selection, stage: Stage) -> StudyData
 
     return StudyData(
         selection,
-        _place(good, values, masks, dtype),
+        _place(good, values, masks, kept, dtype),
         {c: {index: i for i, index in enumerate(indices)} for c, indices in selection.good.items()},
-        _place(test, values, masks, dtype),
+        _place(test, values, masks, kept, dtype),
         truth,
         inputs.summarise(records, found.notes) + inputs.summarise(records, unmarked),
         dict(watch.seconds),
@@ -201,12 +226,21 @@ def _identify(
     return names, masks
 
 
-def _place(rows: Sequence[Sequence[int]], values: np.ndarray, masks: np.ndarray, dtype: np.dtype) -> Features:
-    """Features of some samples of each category on all devices, padded with zeros to the longest."""
+def _place(
+    rows: Sequence[Sequence[int]], values: np.ndarray, masks: np.ndarray, kept: np.ndarray, dtype: np.dtype
+) -> Placed:
+    """Some samples of each category, from all samples' features, masks and kept patches."""
     longest = max(map(len, rows))
-    padded = np.zeros((len(rows), longest, *values.shape[1:]), dtype)
-    shown = np.zeros((len(rows), longest, *masks.shape[1:]), bool)
-    for i, of_category in enumerate(rows):
-        padded[i, : len(of_category)] = values[of_category]
-        shown[i, : len(of_category)] = masks[of_category]
-    return parallel.everywhere(Features(*jax.device_put((padded, shown))))
+    shown = np.take_along_axis(masks, kept, axis=1)
+
+    def padded(of_sample: Callable[[Sequence[int]], np.ndarray], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        array = np.zeros((len(rows), longest, *shape), dtype)
+        for i, of_category in enumerate(rows):
+            array[i, : len(of_category)] = of_sample(of_category)
+        return array
+
+    *front, patches, channels = values.shape[1:]
+    packed = padded(lambda chosen: packing.pack(values[chosen], kept[chosen]), (*front, kept.shape[1], channels), dtype)
+    features = Features(*jax.device_put((packed, padded(lambda chosen: shown[chosen], shown.shape[1:], bool))))
+    places = padded(lambda chosen: kept[chosen], kept.shape[1:], int)
+    return Placed(parallel.everywhere(features), places, patches)

@@ -27,7 +27,7 @@ class FinishedGroup(NamedTuple):
     Attributes:
       runs: its runs.
       distances: each run's patch distances of its category's test samples, (samples, k, n).
-      scales: by which each run's maps are divided before they are summed, (k,).
+      scales: by which each run's maps are divided before they are fused, (k,).
       evaluations: one dictionary a run, see `Evaluation.as_json`.
       timings: seconds by name, of the process that trained it.
     """
@@ -79,7 +79,7 @@ def run_all(schedule: Schedule) -> list[FinishedGroup]:
       InputError: if another process has ended, or a group cannot be saved.
       FloatingPointError: if a loss is not finite.
     """
-    method, calibrated = schedule.method, schedule.spec.fusion == "calibrated"
+    method, calibrated = schedule.method, schedule.spec.fusion != "sum"
     support = scoring.compile_support_program(method) if calibrated else None
     programs = _Programs(train.compile_programs(method), scoring.compile_program(method), support)
     index, count = parallel.process()
@@ -101,10 +101,10 @@ def run_all(schedule: Schedule) -> list[FinishedGroup]:
 def _cut(schedule: Schedule, programs: train.Programs, shots: int, processes: int) -> list[Group]:
     data, recipe = schedule.data, schedule.spec.recipe
     runs = [run for run in data.selection.episodes if run.shots == shots]
-    taken = sum(leaf.nbytes for leaf in jax.tree.leaves(data.test))
+    taken = sum(leaf.nbytes for leaf in jax.tree.leaves(data.test.features))
     size = parallel.runs_at_once(
         len(runs),
-        lambda some: train.bytes_needed(programs, some, data.train, shots, recipe),
+        lambda some: train.bytes_needed(programs, some, data.train.features, shots, recipe),
         taken=taken,
         processes=-(-processes // len(schedule.spec.shots)),
     )

@@ -18,7 +18,7 @@ class Scored(NamedTuple):
 
     Attributes:
       distances: of every padded test sample.
-      scales: by which each map is divided before maps are summed.
+      scales: by which each map is divided before maps are fused.
     """
 
     distances: Float[np.ndarray, "r d k n"]
@@ -41,16 +41,18 @@ def score_group(
       trained: their parameters.
       data: the samples.
       program: see `scoring.compile_program`.
-      support_program: see `scoring.compile_support_program`; None to sum maps as they are.
+      support_program: see `scoring.compile_support_program`; None to take maps as they are.
       maps: upsampling.
       stage: shows progress.
     """
     category, chosen = data.indices(group.padded)
-    with stage(f"scoring {group.title}", data.test.mask.shape[1]) as advance:
-        distances = scoring.score(program, trained.params, data.test, category, advance)
+    test, train = data.test, data.train
+    with stage(f"scoring {group.title}", test.kept.shape[1]) as advance:
+        distances = test.spread(scoring.score(program, trained.params, test.features, category, advance), category)
         scales = np.ones((len(distances), distances.shape[2]), np.float32)
         if support_program is not None:
-            support = scoring.score_support(support_program, trained, data.train, category, chosen)
+            support = scoring.score_support(support_program, trained.params, train.features, category, chosen)
+            support = train.spread(support, category[:, None], chosen)
             scales = np.stack([scoring.calibrate(of_run, maps) for of_run in support])
     kept = slice(len(group.runs))
     return Scored(distances[kept], scales[kept])

@@ -10,7 +10,7 @@ from pirn_jax import __version__, features, methods, scoring
 from pirn_jax.data.options import Options
 from pirn_jax.encoders.pretrained import Encoder
 from pirn_jax.inputs import Preparation
-from pirn_jax.methods import base
+from pirn_jax.methods import balance, base
 from pirn_jax.methods.base import Method, Recipe
 from pirn_jax.metrics.evaluation import MetricSettings
 
@@ -29,13 +29,14 @@ class Spec:
       method: name of the method, one of `METHODS`.
       config: its hyperparameters.
       recipe: optimiser settings, None for a method without gradient descent.
-      encoder: frozen encoder.
+      encoder: frozen encoder, or several side by side.
       preparation: how samples become its input.
       preset: name of the preset that settings come from.
       modalities: one or both of `MODALITIES`.
+      grid: patches along a side; 0 for the finest of the encoders' own.
       background: "ignore", or "keep" to treat patches off the part like all others.
       sigma: deviation of the Gaussian on anomaly maps, in pixels of the encoder's input.
-      fusion: "sum" of a method's maps, or "calibrated", of maps divided by what good parts reach.
+      fusion: "sum" of a method's maps; "calibrated", sum of maps divided by what good parts reach; or their "maximum".
       options: how the data set was read.
       metrics: evaluation settings.
 
@@ -53,9 +54,10 @@ class Spec:
     preparation: Preparation
     preset: str = "default"
     modalities: tuple[str, ...] = MODALITIES
-    background: str = "keep"
+    grid: int = 0
+    background: str = "ignore"
     sigma: float = 4.0
-    fusion: str = "sum"
+    fusion: str = "maximum"
     options: Options = Options()
     metrics: MetricSettings = MetricSettings()
 
@@ -65,11 +67,14 @@ class Spec:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
         if self.modalities not in (MODALITIES, MODALITIES[:1], MODALITIES[1:]):
             raise ValueError(f"modalities {', '.join(self.modalities)}: give one or both of {', '.join(MODALITIES)}")
-        patch = self.encoder.config.patch
-        if self.preparation.size % patch:
-            raise ValueError(
-                f"--input_size={self.preparation.size} is no multiple of the encoder's patch, {patch} pixels"
-            )
+        size = self.preparation.size
+        for config, _ in self.encoder.parts:
+            if size % config.patch:
+                raise ValueError(f"--input_size={size} is no multiple of the encoder's patch, {config.patch} pixels")
+        if not self.grid:
+            object.__setattr__(self, "grid", size // self.encoder.config.patch)
+        if self.grid < 0 or size % self.grid:
+            raise ValueError(f"--grid={self.grid} does not divide --input_size={size} into patches of whole pixels")
         groups, channels = len(self.encoder.groups), self.encoder.config.width
         method = self.build()
         if (method.loss is None) != (self.recipe is None):
@@ -79,14 +84,9 @@ class Spec:
             base.check(method, base.shapes(shots, len(self.modalities), groups, self.grid**2, channels))
 
     @property
-    def grid(self) -> int:
-        """Patches along a side."""
-        return self.preparation.size // self.encoder.config.patch
-
-    @property
     def maps(self) -> scoring.Maps:
         """Upsampling of patch distances to anomaly maps."""
-        return scoring.Maps(self.grid, self.preparation.size, self.sigma)
+        return scoring.Maps(self.grid, self.preparation.size, self.sigma, self.fusion)
 
     @property
     def modality_names(self) -> tuple[str, ...]:
@@ -95,7 +95,9 @@ class Spec:
 
     def build(self) -> Method:
         """The method with its config."""
-        return methods.find(self.method).build(self.config, self.modality_names)
+        method = methods.find(self.method).build(self.config, self.modality_names)
+        widths = tuple(config.width for config, _ in self.encoder.parts)
+        return method if len(widths) == 1 else balance.balanced(method, widths)
 
     def hyperparameters(self) -> dict[str, Any]:
         """Values of the method's config and of the recipe, by name."""
@@ -103,9 +105,14 @@ class Spec:
 
 
 def our_choices(spec: Spec) -> list[str]:
-    """Settings for which the method's paper gives no value, or another one."""
-    fields = [field for part in (spec.config, spec.recipe) if part is not None for field in dataclasses.fields(part)]
-    return ["sigma", *(field.name for field in fields if field.metadata.get("our_choice"))]
+    """Settings for which the method's paper gives no value, or another one than the study takes."""
+    paper, found = methods.find(spec.method).presets.get("paper"), ["sigma"]
+    for part, published in ((spec.config, paper and paper.config), (spec.recipe, paper and paper.recipe)):
+        for field in dataclasses.fields(part) if part is not None else ():
+            differs = published is not None and getattr(part, field.name) != getattr(published, field.name)
+            if differs or field.metadata.get("our_choice"):
+                found.append(field.name)
+    return found
 
 
 def describe(spec: Spec, categories: list[str], names: list[str]) -> dict[str, Any]:
@@ -127,8 +134,9 @@ def describe(spec: Spec, categories: list[str], names: list[str]) -> dict[str, A
         "seeds": spec.seeds,
         "encoder": spec.encoder.name,
         "encoder_digest": spec.encoder.digest,
-        "encoder_blocks": [list(group) for group in spec.encoder.groups],
+        "encoder_blocks": [[list(group) for group in groups] for _, groups in spec.encoder.parts],
         "input_size": spec.preparation.size,
+        "grid": spec.grid,
         "light": spec.options.light,
         "xyz_unit": spec.options.unit,
         "modalities": list(spec.modalities),

@@ -50,7 +50,7 @@ def train_group(
     title = "training" if programs.steps else "fitting"
     with stage(f"{title} {group.title}", steps) as advance:
         trained, history = train.train(
-            programs, group.padded, data.train, category, chosen, recipe, advance, checkpoint
+            programs, group.padded, data.train.features, category, chosen, recipe, advance, checkpoint
         )
         if programs.steps is None:
             jax.block_until_ready([parallel.pick(piece, lambda tree: tree) for piece in trained.params])

@@ -1,1 +1,1 @@
-"""The few-shot protocol: episodes, training of many runs at once, scoring, metrics."""
+"""Training: episodes, and many runs in one compiled program on one or several devices."""

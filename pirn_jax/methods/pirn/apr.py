@@ -1,4 +1,4 @@
-"""Adaptive Prototype Refinement: prototypes follow the normal context of the sample at hand (Sec. 3.3, Eqs. 5-8)."""
+"""Adaptive Prototype Refinement: prototypes follow the normal context of a sample (Sec. 3.3; appendix, Eqs. 5-8)."""
 
 from collections.abc import Mapping
 

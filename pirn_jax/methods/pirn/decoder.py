@@ -16,6 +16,7 @@ from pirn_jax.methods.pirn import apr, bpa, mnc, patches, precision
 from pirn_jax.methods.pirn.patches import Factored, Patches, PatchesOfBoth
 
 ASSIGNMENTS = ("transport", "softmax")
+SCORES = ("cosine", "residual")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Config:
       gat_self_edges: whether the prototype graph has self-edges (our choice).
       gate_init: initial gamma of the injection's gate `tanh(gamma)` (our choice: at 0 a learning rate of 1e-4 leaves
         the gate shut for a whole training).
+      score: distance of a patch, "cosine" as in line 23 of Algorithm 1; or "residual" (our choice), see `method.build`.
       precision: "float32"; or "bfloat16" for features and matmul operands, summed in float32. Costs, transport plans,
         softmaxes, norms, losses, parameters and their optimiser stay float32. Features take half the memory. Meant for
         accelerators: CPUs multiply in float32 all the same, and the rounding costs them time.
@@ -51,12 +53,13 @@ class Config:
     plan_scale: str = our_choice("rows")
     apr: bool = True
     mnc: bool = True
-    injection: str = our_choice("query_only")
+    injection: str = "query_only"
     neighbours: int = our_choice(3)
     heads: int = our_choice(4)
     gat_residual: bool = our_choice(True)
     gat_self_edges: bool = our_choice(True)
     gate_init: float = our_choice(1.0)
+    score: str = "residual"
     precision: str = "float32"
 
     @property
@@ -69,6 +72,7 @@ class Config:
             ("assignment", ASSIGNMENTS),
             ("plan_scale", bpa.PLAN_SCALES),
             ("injection", mnc.INJECTIONS),
+            ("score", SCORES),
             ("precision", precision.PRECISIONS),
         ):
             if getattr(self, name) not in choices:

@@ -1,13 +1,14 @@
-"""PIRN as a method: reconstruction of each modality's patches from its prototypes, scored by the cosine distance."""
+"""PIRN as a method: reconstruction of each modality's patches from its prototypes, and what it leaves of them."""
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from pirn_jax.methods import losses
+from pirn_jax.methods import losses, nearest
 from pirn_jax.methods.base import Features, Method, Params
 from pirn_jax.methods.pirn import bpa, patches, precision
 from pirn_jax.methods.pirn.decoder import Config, Decoder
@@ -19,6 +20,11 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
     `learned` are the decoder's weights; `fixed` is `{"scale": (2,), "epsilon": ()}`, where `scale` is the root mean
     square of each modality's features over the good parts. Dividing by it leaves the cosine distances of Algorithm 1 as
     they are and brings the features to the range of the gates. Layer groups are averaged (Sec. 3.1).
+
+    Line 23 scores a patch by `1 - cos(e, z_rec)`, so whatever a few prototypes cannot rebuild scores high on good parts
+    too: edges, prints, texture. With `score="residual"` the residual vector of a patch, `e/|e| - z_rec/|z_rec|`, is
+    compared with those of the good parts' patches, and half its squared distance to the nearest is the score. Without
+    a reconstruction that would be the nearest patch's cosine distance.
 
     Args:
       config: hyperparameters.
@@ -69,6 +75,29 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         learned, fixed = params
         return losses.cosine_distance(rebuild(learned, fixed, features)[0])
 
+    def residuals(learned: Params, fixed: Params, features: Features) -> Float[Array, "2 n c"]:
+        """What the prototypes leave of each patch: the difference of the unit vectors of patch and rebuilt patch."""
+        scaled = prepare(features) / fixed["scale"][:, None, None]
+        rebuilt: Any = decoder.apply({"params": learned}, scaled, features.mask, fixed["epsilon"])
+        return bpa.unit(scaled) - bpa.unit(jax.vmap(patches.dense)(rebuilt))
+
+    def remember(learned: Params, fixed: Params, support: Features) -> Params:
+        rows = jax.vmap(lambda features: residuals(learned, fixed, features))(support)
+        bank = jnp.moveaxis(rows, 1, 0).reshape(2, -1, rows.shape[-1])
+        samples, count = support.mask.shape
+        origins = jnp.repeat(jnp.arange(samples), count)
+        return {"learned": learned, "fixed": fixed, "bank": bank, "counted": support.mask.ravel(), "origins": origins}
+
+    def forget(params: Params, i: Array) -> Params:
+        return {**params, "counted": params["counted"] & (params["origins"] != i)}
+
+    def score_residuals(params: Params, features: Features) -> Float[Array, "2 n"]:
+        rows = residuals(params["learned"], params["fixed"], features)
+        squared = jax.vmap(nearest.nearest_row, (0, 0, None))(rows, params["bank"], params["counted"])
+        return squared / 2
+
+    if config.score == "residual":
+        return Method(modalities, init, score_residuals, loss, remember, forget, precision=config.precision)
     return Method(modalities, init, score, loss, precision=config.precision)
 
 
