@@ -122,9 +122,12 @@ def test_scores_compare_patches_with_their_reconstruction(score):
 
     own = residuals(part.values, PART)
     if score == "residual":
-        bank = np.concatenate([residuals(*of) for of in zip(support.values, np.asarray(support.mask), strict=True)], 1)
-        own = np.linalg.norm(own[:, :, None] - bank[:, None], axis=-1)
-        expected = own.min(-1) ** 2 / 2
+        of_good = [residuals(*of) for of in zip(support.values, np.asarray(support.mask), strict=True)]
+        squared = lambda a, b: np.square(a[:, :, None] - b[:, None]).sum(-1)  # noqa: E731
+        others = [np.concatenate([b for b in of_good if b is not a], 1) for a in of_good]
+        reach = np.concatenate([squared(a, b).min(-1) for a, b in zip(of_good, others, strict=True)], 1)
+        reach += 3 * reach.mean(1, keepdims=True)
+        expected = (squared(own, np.concatenate(of_good, 1)) / reach[:, None]).min(-1)
     else:
         expected = (own**2).sum(-1) / 2
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)

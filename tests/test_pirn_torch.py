@@ -159,7 +159,7 @@ def test_encoding_is_the_mean_of_the_blocks_patch_tokens():
 def test_parameters_of_another_config_are_refused():
     params = {"prototypes": np.zeros((2, 10, WIDTH))}, {"scale": np.ones(2)}
     with pytest.raises(RuntimeError, match=r"Missing key.*decoder\.layer_2\.refine\.update"):
-        torch_pirn.load(Config(num_layers=3), params)
+        torch_pirn.load(Config(num_layers=3, score="cosine"), params)
 
 
 def test_an_option_that_pytorch_lacks_is_refused():
@@ -167,6 +167,8 @@ def test_an_option_that_pytorch_lacks_is_refused():
     class Richer(Config):
         temperature: float = 1.0
 
-    torch_pirn.Pirn(Richer(), WIDTH)
+    torch_pirn.Pirn(Richer(score="cosine"), WIDTH)
     with pytest.raises(ValueError, match="no temperature; leave it at 1.0"):
-        torch_pirn.Pirn(Richer(temperature=2.0), WIDTH)
+        torch_pirn.Pirn(Richer(temperature=2.0, score="cosine"), WIDTH)
+    with pytest.raises(ValueError, match="no score 'residual'; take 'cosine'"):
+        torch_pirn.Pirn(Config(), WIDTH)

@@ -20,7 +20,7 @@ from pirn_jax.methods.pirn import Config
 
 _OPTIONS = {
     "num_prototypes", "num_layers", "epsilon", "sinkhorn_iterations", "assignment", "plan_scale", "apr", "mnc",
-    "injection", "neighbours", "heads",
+    "injection", "neighbours", "heads", "score",
 }  # fmt: skip
 
 
@@ -202,6 +202,8 @@ class Pirn(nn.Module):
         for field in dataclasses.fields(config):
             if field.name not in _OPTIONS and getattr(config, field.name) != field.default:
                 raise ValueError(f"PIRN in PyTorch has no {field.name}; leave it at {field.default!r}")
+        if config.score != "cosine":
+            raise ValueError(f"PIRN in PyTorch has no score {config.score!r}; take 'cosine'")
         self.scale = nn.Buffer(torch.empty(2))
         self.decoder = Decoder(config, channels)
 

@@ -36,15 +36,44 @@ def nearest_rows(
     return _over_tiles(visit, far, x, bank, mask)
 
 
-def nearest_row(x: Float[Array, "n c"], bank: Float[Array, "N c"], mask: Bool[Array, " N"]) -> Float[Array, " n"]:
-    """Squared distances to the nearest row of a bank, like those of `nearest_rows` for one neighbour and faster."""
-    return _over_tiles(
-        lambda best, tile: jnp.minimum(best, jnp.min(tile[1], axis=1)),
-        jnp.full(len(x), jnp.inf, x.dtype),
-        x,
-        bank,
-        mask,
-    )
+def nearest_row(
+    x: Float[Array, "n c"],
+    bank: Float[Array, "N c"],
+    mask: Bool[Array, " N"],
+    reach: Float[Array, " N"] | None = None,
+) -> Float[Array, " n"]:
+    """Squared distances to the nearest row of a bank, like those of `nearest_rows` for one neighbour and faster.
+
+    With `reach` the distances to each row are divided by its own before the least is taken.
+    """
+
+    def visit(best, tile):
+        index, apart = tile
+        return jnp.minimum(best, jnp.min(apart if reach is None else apart / reach[index], axis=1))
+
+    return _over_tiles(visit, jnp.full(len(x), jnp.inf, x.dtype), x, bank, mask)
+
+
+def reaches(rows: Float[Array, "s n c"], mask: Bool[Array, "s n"], floor: float) -> Float[Array, " s*n"]:
+    """How far good parts lie from each row of a bank: its squared distance to the nearest row of another sample.
+
+    Leaves of a berry are never twice the same, its skin is; so a row of leaves reaches farther. `floor` times the mean
+    is added. Of a single sample all rows reach equally far.
+
+    Args:
+      rows: the bank, by the samples that its rows are from.
+      mask: which of them count.
+      floor: smallest reach, in units of the mean.
+    """
+    if len(rows) == 1:
+        return jnp.ones(mask.size, rows.dtype)
+    bank = rows.reshape(-1, rows.shape[-1])
+
+    def of_sample(i: Int[Array, ""]) -> Float[Array, " n"]:
+        return nearest_row(rows[i], bank, mask.at[i].set(False).ravel())
+
+    apart = jax.lax.map(of_sample, jnp.arange(len(rows)))
+    return (apart + floor * jnp.mean(apart, where=mask)).ravel()
 
 
 def _over_tiles(visit: Callable, start: Any, x: Array, bank: Array, mask: Array) -> Any:

@@ -13,6 +13,9 @@ from pirn_jax.methods.base import Features, Method, Params
 from pirn_jax.methods.pirn import bpa, patches, precision
 from pirn_jax.methods.pirn.decoder import Config, Decoder
 
+_FLOOR = 3.0
+"""Smallest reach of a patch in units of the mean reach (our choice)."""
+
 
 def build(config: Config, modalities: tuple[str, ...]) -> Method:
     """PIRN with a config.
@@ -23,8 +26,9 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
 
     Line 23 scores a patch by `1 - cos(e, z_rec)`, so whatever a few prototypes cannot rebuild scores high on good parts
     too: edges, prints, texture. With `score="residual"` the residual vector of a patch, `e/|e| - z_rec/|z_rec|`, is
-    compared with those of the good parts' patches, and half its squared distance to the nearest is the score. Without
-    a reconstruction that would be the nearest patch's cosine distance.
+    compared with those of the good parts' patches: the score is the least squared distance, in units of how far the
+    other good parts lie from that patch (`nearest.reaches`). Without a reconstruction, and in units of one, that would
+    be twice the cosine distance of the nearest patch.
 
     Args:
       config: hyperparameters.
@@ -83,18 +87,24 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
 
     def remember(learned: Params, fixed: Params, support: Features) -> Params:
         rows = jax.vmap(lambda features: residuals(learned, fixed, features))(support)
-        bank = jnp.moveaxis(rows, 1, 0).reshape(2, -1, rows.shape[-1])
+        rows = jnp.moveaxis(rows, 1, 0)
         samples, count = support.mask.shape
-        origins = jnp.repeat(jnp.arange(samples), count)
-        return {"learned": learned, "fixed": fixed, "bank": bank, "counted": support.mask.ravel(), "origins": origins}
+        return {
+            "learned": learned,
+            "fixed": fixed,
+            "bank": rows.reshape(2, -1, rows.shape[-1]),
+            "reach": jax.vmap(nearest.reaches, (0, None, None))(rows, support.mask, _FLOOR),
+            "counted": support.mask.ravel(),
+            "origins": jnp.repeat(jnp.arange(samples), count),
+        }
 
     def forget(params: Params, i: Array) -> Params:
         return {**params, "counted": params["counted"] & (params["origins"] != i)}
 
     def score_residuals(params: Params, features: Features) -> Float[Array, "2 n"]:
         rows = residuals(params["learned"], params["fixed"], features)
-        squared = jax.vmap(nearest.nearest_row, (0, 0, None))(rows, params["bank"], params["counted"])
-        return squared / 2
+        given = rows, params["bank"], params["counted"], params["reach"]
+        return jax.vmap(nearest.nearest_row, (0, 0, None, 0))(*given)
 
     if config.score == "residual":
         return Method(modalities, init, score_residuals, loss, remember, forget, precision=config.precision)
