@@ -1,1 +1,1 @@
-"""What the built-in encoder learns from: endless made-up surfaces, and the task set on them."""
+"""Pretraining of the built-in encoder: endless made-up surfaces, and the task set on them."""

@@ -34,7 +34,7 @@ def draw(key: Key[Array, ""]) -> dict[str, Array]:
 
 
 def spot(change: dict[str, Array], body: Array, x: Array, y: Array) -> Array:
-    """Where an edit is, in [0, 1]: an uneven ellipse or a bent stroke, placed on the body where there is any."""
+    """Extent of an edit, in [0, 1]: an uneven ellipse or a bent stroke, placed on the body where there is any."""
     where, rough = jax.random.split(change["key"])
     inner = body * (jnp.abs(x) < x.shape[0] * 0.45) * (jnp.abs(y) < x.shape[0] * 0.45)
     chosen = jax.random.categorical(where, jnp.log(inner.ravel() + 1e-3))

@@ -1,4 +1,4 @@
-"""What the built-in encoder is trained for: features that are, patch by patch, the teacher's targets."""
+"""Objective of the built-in encoder: features that are, patch by patch, the teacher's targets."""
 
 from typing import Any
 

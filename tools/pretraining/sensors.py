@@ -1,4 +1,4 @@
-"""How a surface is seen: by a camera under one lamp, and by a scanner that measures surface normals."""
+"""Sensors that see a surface: a camera under one lamp, and a scanner that measures surface normals."""
 
 import jax
 import jax.numpy as jnp

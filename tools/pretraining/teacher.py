@@ -1,4 +1,4 @@
-"""What the encoder learns to see: local statistics of a patch, compared as natural variation allows.
+"""Targets of the encoder: local statistics of a patch, compared as natural variation allows.
 
 Of a colour image: colour, and at several scales the strength of its gradient, by mean and deviation over the patch,
 and its Laplacian, by the deviation. Of a normal map likewise: tilt, the size of the derivative, and divergence, which
@@ -30,7 +30,7 @@ _CONSTANTS = (2.0, 1.0)
 
 
 class Targets(NamedTuple):
-    """What turns descriptors of one modality into targets: `(descriptor - mean) @ weights + constant`.
+    """Map from descriptors of one modality to targets: `(descriptor - mean) @ weights + constant`.
 
     Attributes:
       mean: (d,) of descriptors over many images.
@@ -140,6 +140,6 @@ def fit(images: Float[Array, "f 2 2 h w 3"], key: Key[Array, ""], patch: int, wi
 
 
 def target(teacher: Teacher, images: Float[Array, "2 h w 3"], patch: int) -> Float[Array, "2 n c"]:
-    """What the encoder's features of a colour image and of a normal map in 0..255 should be."""
+    """Targets for features of a colour image and of a normal map in 0..255."""
     found = zip(_DESCRIBE, teacher, images, strict=True)
     return jnp.stack([(of(image, patch) - fit.mean) @ fit.weights + fit.constant for of, fit, image in found])
