@@ -14,18 +14,16 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from experiments import builtin_parts
 from experiments.by_modality import COLUMNS, table
 from pirn_jax import cache, methods
-from pirn_jax.data import catalogue, mvtec3d, procedural
+from pirn_jax.data import catalogue
 from pirn_jax.encoders import pretrained
-from pirn_jax.inputs import Preparation
 from pirn_jax.metrics.evaluation import MetricSettings
 from pirn_jax.study import run, storage
 from pirn_jax.study.spec import Spec
 from pirn_jax.training import parallel
 from tools import console
-
-ENCODERS = "builtin,lite0,chroma"
 
 _PATCHCORE = {"method": "patchcore", "grid": 16}
 STUDIES: dict[str, list[dict[str, Any]]] = {
@@ -60,18 +58,17 @@ _OUTPUT = flags.DEFINE_string("output_dir", "outputs/choices", "Where the studie
 
 def spec_of(changes: Mapping[str, Any], shots: int, seeds: int) -> Spec:
     """The default study of the built-in parts with some settings changed."""
-    left = {"method": "pirn", "encoder": ENCODERS, "grid": 16, "top_share": 0.0, **changes}
+    left = {"method": "pirn", "encoder": pretrained.DEFAULT, "grid": 16, "top_share": 0.0, **changes}
     method, encoder, top_share = (left.pop(name) for name in ("method", "encoder", "top_share"))
-    preset, known = methods.choose(method, "default"), catalogue.DATASETS[catalogue.BUILT_IN]
+    preset = methods.choose(method, "default")
 
     def changed(part: Any) -> Any:
         names = {field.name for field in dataclasses.fields(part)} & left.keys()
         return dataclasses.replace(part, **{name: left.pop(name) for name in names})
 
     config, recipe = changed(preset.config), preset.recipe and changed(preset.recipe)
-    preparation = Preparation(plane_tolerance=known.plane_tolerance, cluster_reach=known.cluster_reach)
-    fixed = catalogue.BUILT_IN, (shots,), seeds, method, config, recipe, pretrained.load(encoder), preparation
-    return Spec(*fixed, metrics=MetricSettings(top_share=top_share), **left)
+    fixed = catalogue.BUILT_IN, (shots,), seeds, method, config, recipe, pretrained.load(encoder)
+    return Spec(*fixed, builtin_parts.preparation(), metrics=MetricSettings(top_share=top_share), **left)
 
 
 def label(changes: Mapping[str, Any]) -> str:
@@ -82,15 +79,12 @@ def label(changes: Mapping[str, Any]) -> str:
 def _run() -> None:
     home, output = cache.cache_directory(), pathlib.Path(_OUTPUT.value)
     parallel.keep_compiled(home / "xla")
-    categories = _CATEGORIES.value or list(procedural.CATEGORIES)
     found: dict[str, dict[str, list[float]]] = {}
     print(f"{'':44s}" + "".join(f"{column:>16s}" for column in COLUMNS))
     for changes in STUDIES[_STUDY.value]:
         values: dict[str, list[np.ndarray]] = {column: [] for column in COLUMNS}
         for seed in map(int, _PARTS_SEEDS.value):
-            with console.stage("built-in parts", 1) as advance:
-                splits = mvtec3d.read(procedural.ensure(home, categories=categories, seed=seed), categories)
-                advance(1)
+            splits = builtin_parts.read(home, _CATEGORIES.value, seed)
             directory = output / f"parts{seed}" / label(changes).replace(" ", "-").replace(",", "+")
             content, _ = run.run(spec_of(changes, _SHOTS.value, _SEEDS.value), splits, directory, console.stage)
             for column in COLUMNS:

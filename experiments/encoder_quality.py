@@ -12,11 +12,11 @@ import pathlib
 import numpy as np
 from absl import app, flags
 
+from experiments import builtin_parts
 from experiments.by_modality import COLUMNS, table
 from pirn_jax import cache
-from pirn_jax.data import catalogue, mvtec3d, procedural
+from pirn_jax.data import catalogue
 from pirn_jax.encoders import pretrained
-from pirn_jax.inputs import Preparation
 from pirn_jax.methods import patchcore
 from pirn_jax.study import run, storage
 from pirn_jax.study.spec import Spec
@@ -32,12 +32,10 @@ _OUTPUT = flags.DEFINE_string("output_dir", "outputs/encoder_quality", "Where th
 
 
 def _spec(name: str) -> Spec:
-    known = catalogue.DATASETS[catalogue.BUILT_IN]
-    preparation = Preparation(plane_tolerance=known.plane_tolerance, cluster_reach=known.cluster_reach)
     config = patchcore.Config(standardise=name == "filter_bank")
     encoder = pretrained.load(name)
     shots, seeds = (_SHOTS.value,), _SEEDS.value
-    fixed = catalogue.BUILT_IN, shots, seeds, "patchcore", config, None, encoder, preparation
+    fixed = catalogue.BUILT_IN, shots, seeds, "patchcore", config, None, encoder, builtin_parts.preparation()
     return Spec(*fixed, background="keep", fusion="sum")
 
 
@@ -45,10 +43,7 @@ def _run() -> None:
     home, output = cache.cache_directory(), pathlib.Path(_OUTPUT.value)
     parallel.keep_compiled(home / "xla")
     specs = {name: _spec(name) for name in _ENCODERS.value}
-    categories = _CATEGORIES.value or list(procedural.CATEGORIES)
-    with console.stage("built-in parts", 1) as advance:
-        splits = mvtec3d.read(procedural.ensure(home, categories=categories, seed=_PARTS_SEED.value), categories)
-        advance(1)
+    splits = builtin_parts.read(home, _CATEGORIES.value, _PARTS_SEED.value)
     found = {
         name: table(run.run(spec, splits, output / name.replace("/", "_"), console.stage)[0])
         for name, spec in specs.items()

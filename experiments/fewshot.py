@@ -32,7 +32,7 @@ flags.DEFINE_list("shots", ["10"], "Numbers of good parts to learn from.")
 flags.DEFINE_integer("seeds", 10, "How many random draws of the good parts.", lower_bound=1)
 flags.DEFINE_string(
     "encoder",
-    "builtin,lite0,chroma",
+    pretrained.DEFAULT,
     f"Frozen encoder: {', '.join(pretrained.NAMES)}, or a file of tools/convert_dinov2.py; or several, whose features "
     "lie side by side, separated by commas.",
 )

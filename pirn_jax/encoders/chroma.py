@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pirn_jax.encoders import filter_bank
+
 _STEP = 0.25
 _CENTRES = (np.arange(8, dtype=np.float32) - 3.5) * _STEP
 """Bins of both log ratios (our choice)."""
@@ -53,7 +55,7 @@ def describe(image: Float[Array, "h w 3"], patch: int) -> Float[Array, "n c"]:
     ratios = jnp.stack([logs[..., 0] - logs[..., 1], logs[..., 2] - logs[..., 1]], axis=-1)
     count = jnp.maximum(jnp.sum(shown), 1)
     ratios = jnp.where(shown, ratios - jnp.sum(jnp.where(shown, ratios, 0.0), axis=(0, 1)) / count, 0.0)
-    near = jnp.exp(-0.5 * ((_blocks(ratios, _PIXELS).mean(2)[..., None] - _CENTRES) / _STEP) ** 2)
+    near = jnp.exp(-0.5 * ((filter_bank.pool(ratios, _PIXELS)[..., None] - _CENTRES) / _STEP) ** 2)
     red, blue = (_blocks(near[..., i, :], patch // _PIXELS) for i in range(2))
     counts = jnp.einsum("rspi,rspj->rsij", red, blue) / red.shape[2]
     return jnp.sqrt(counts).reshape(counts.shape[0] * counts.shape[1], -1)

@@ -131,6 +131,9 @@ LITE_SHA256 = {
 NAMES = ("random", "builtin", *CATALOGUE, *LITE_SHA256, *_CLASSICAL)
 """What `load` knows by name."""
 
+DEFAULT = "builtin,lite0,chroma"
+"""Encoders that studies take unless others are asked for."""
+
 
 def converted_path(name: str) -> pathlib.Path:
     """Path of the converted encoder of this name."""

@@ -55,7 +55,7 @@ def nearest_row(
 
 
 def reaches(rows: Float[Array, "s n c"], mask: Bool[Array, "s n"], floor: float) -> Float[Array, " s*n"]:
-    """How far good parts lie from each row of a bank: its squared distance to the nearest row of another sample.
+    """Reach of each row of a bank: its squared distance to the nearest row of another sample.
 
     Leaves of a berry are never twice the same, its skin is; so a row of leaves reaches farther. `floor` times the mean
     is added. Of a single sample all rows reach equally far.
@@ -74,6 +74,11 @@ def reaches(rows: Float[Array, "s n c"], mask: Bool[Array, "s n"], floor: float)
 
     apart = jax.lax.map(of_sample, jnp.arange(len(rows)))
     return (apart + floor * jnp.mean(apart, where=mask)).ravel()
+
+
+def forget(params: dict[str, Any], i: Array) -> dict[str, Any]:
+    """Parameters whose bank lacks the rows of sample `i`: `counted` says which rows count, `origins` whose they are."""
+    return {**params, "counted": params["counted"] & (params["origins"] != i)}
 
 
 def _over_tiles(visit: Callable, start: Any, x: Array, bank: Array, mask: Array) -> Any:

@@ -68,14 +68,14 @@ def greedy_coreset(
     mean = jnp.sum(jnp.where(mask[:, None], rows, 0.0), axis=0) / jnp.sum(mask)
 
     def choose(i, state):
-        nearest, chosen = state
-        farthest = jnp.argmax(nearest)
+        least, chosen = state
+        farthest = jnp.argmax(least)
         apart = jnp.where(mask, jnp.sum((rows - rows[farthest]) ** 2, axis=-1), -jnp.inf)
         # The mean is no row: its distances count for the first choice alone.
-        return jnp.where(i == 0, apart, jnp.minimum(nearest, apart)), chosen.at[i].set(farthest)
+        return jnp.where(i == 0, apart, jnp.minimum(least, apart)), chosen.at[i].set(farthest)
 
-    nearest = jnp.where(mask, jnp.sum((rows - mean) ** 2, axis=-1), -jnp.inf)
-    _, chosen = jax.lax.fori_loop(0, count, choose, (nearest, jnp.zeros(count, jnp.int32)))
+    least = jnp.where(mask, jnp.sum((rows - mean) ** 2, axis=-1), -jnp.inf)
+    _, chosen = jax.lax.fori_loop(0, count, choose, (least, jnp.zeros(count, jnp.int32)))
     return chosen, due
 
 
@@ -142,9 +142,6 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         banks, origins = jnp.take_along_axis(rows, chosen[..., None], 1), jnp.take_along_axis(origins, chosen, 1)
         return {"banks": banks, "counted": due, "origins": origins, **fixed}
 
-    def forget(params: Params, i: Array) -> Params:
-        return {**params, "counted": params["counted"] & (params["origins"] != i)}
-
     def score(params: Params, features: Features) -> Float[Array, "m n"]:
         x = describe(params, features)
         if config.neighbours > params["banks"].shape[1]:
@@ -165,7 +162,7 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
 
         return jax.vmap(of_modality)(x, params["banks"], params["counted"])
 
-    return Method(modalities, init, score, finalize=finalize, forget=forget)
+    return Method(modalities, init, score, finalize=finalize, forget=nearest.forget)
 
 
 PRESETS = {

@@ -43,21 +43,19 @@ def build(run: Run, records: Sequence[Record], distances: np.ndarray, scales: np
         shots=str(run.shots),
         category=run.category,
         seed=run.seed,
-        pictures=[
-            _picture(kind, records[i], distances[i] / scales[:, None], float(scores[i]), spec) for kind, i in chosen
-        ],
+        pictures=[_picture(kind, records[i], distances[i], scales, float(scores[i]), spec) for kind, i in chosen],
         good_scores=scores[~defective],
         defect_scores=scores[defective],
         scale=(float(min(of.min() for of in fused)), float(max(of.max() for of in fused))),
     )
 
 
-def _picture(kind: str, record: Record, scaled: np.ndarray, score: float, spec: Spec) -> Picture:
+def _picture(kind: str, record: Record, distances: np.ndarray, scales: np.ndarray, score: float, spec: Spec) -> Picture:
     part = sample.load(record)
     height, width = part.rgb.shape[:2]
     shrink = min(1.0, _SIDE / max(height, width))
     size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
-    maps, ones = spec.maps.upsample(scaled, size), np.ones(len(scaled), np.float32)
+    maps = spec.maps.upsample(distances / scales[:, None], size)
     return Picture(
         kind=kind,
         sample_id=record.id,
@@ -67,7 +65,7 @@ def _picture(kind: str, record: Record, scaled: np.ndarray, score: float, spec: 
         geometry_name=spec.preparation.geometry.capitalize(),
         geometry=inputs.geometry(part, spec.preparation).image(size),
         maps={f"{_heading(name)} map": of for name, of in zip(spec.build().maps, maps, strict=True)},
-        fused=spec.maps.fused(scaled, ones, size),
+        fused=spec.maps.fused(distances, scales, size),
         # However thin a defect is, it stays on the picture.
         gt=None if part.gt is None else _resized(part.gt.astype(np.uint8) * 255, size, PIL.Image.Resampling.BOX) > 0,
     )

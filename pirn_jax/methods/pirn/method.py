@@ -80,7 +80,7 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         return losses.cosine_distance(rebuild(learned, fixed, features)[0])
 
     def residuals(learned: Params, fixed: Params, features: Features) -> Float[Array, "2 n c"]:
-        """What the prototypes leave of each patch: the difference of the unit vectors of patch and rebuilt patch."""
+        """Residual of each patch: the difference of the unit vectors of patch and rebuilt patch."""
         scaled = prepare(features) / fixed["scale"][:, None, None]
         rebuilt: Any = decoder.apply({"params": learned}, scaled, features.mask, fixed["epsilon"])
         return bpa.unit(scaled) - bpa.unit(jax.vmap(patches.dense)(rebuilt))
@@ -98,16 +98,13 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
             "origins": jnp.repeat(jnp.arange(samples), count),
         }
 
-    def forget(params: Params, i: Array) -> Params:
-        return {**params, "counted": params["counted"] & (params["origins"] != i)}
-
     def score_residuals(params: Params, features: Features) -> Float[Array, "2 n"]:
         rows = residuals(params["learned"], params["fixed"], features)
         given = rows, params["bank"], params["counted"], params["reach"]
         return jax.vmap(nearest.nearest_row, (0, 0, None, 0))(*given)
 
     if config.score == "residual":
-        return Method(modalities, init, score_residuals, loss, remember, forget, precision=config.precision)
+        return Method(modalities, init, score_residuals, loss, remember, nearest.forget, precision=config.precision)
     return Method(modalities, init, score, loss, precision=config.precision)
 
 
