@@ -4,16 +4,16 @@ import dataclasses
 
 import pytest
 
-from experiments import choices
+from experiments import choice_studies
 from pirn_jax.methods import base
 
 
-@pytest.mark.parametrize("name", choices.STUDIES)
+@pytest.mark.parametrize("name", choice_studies.STUDIES)
 def test_rows_are_different_studies(name, monkeypatch):
     monkeypatch.setattr(base, "check", lambda *given: None)
-    rows = choices.STUDIES[name]
-    specs = [choices.spec_of(changes, 10, 3) for changes in rows]
-    assert len({choices.label(changes) for changes in rows}) == len(rows)
+    rows = choice_studies.STUDIES[name]
+    specs = [choice_studies.spec_of(changes, 10, 3) for changes in rows]
+    assert len({choice_studies.label(changes) for changes in rows}) == len(rows)
     # Encoders hold arrays, which do not compare.
     settings = [
         repr(dataclasses.replace(spec, encoder=dataclasses.replace(spec.encoder, params=None))) for spec in specs
@@ -23,4 +23,4 @@ def test_rows_are_different_studies(name, monkeypatch):
 
 def test_a_setting_that_no_study_has_is_refused():
     with pytest.raises(TypeError, match="warmth"):
-        choices.spec_of({"warmth": 1}, 10, 3)
+        choice_studies.spec_of({"warmth": 1}, 10, 3)
