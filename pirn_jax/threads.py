@@ -4,11 +4,15 @@ Compiled programs that are called so must not hold operations that wait in XLA's
 as many of them at once as there are threads wait for each other for good.
 """
 
+import functools
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+
+Value = TypeVar("Value")
 
 AT_ONCE = 16
 """Most calls side by side: each takes memory of its own, and more would not be faster."""
@@ -28,3 +32,18 @@ def each(function: Callable, *arguments: Sequence[Any], at_once: int = AT_ONCE) 
         return [function(*(argument[0] for argument in arguments))]
     with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(function, *arguments))
+
+
+def once(function: Callable[..., Value]) -> Callable[..., Value]:
+    """Keeps the function's results; of threads that ask for the same one at a time, one computes and the others wait.
+
+    With `functools.cache` alone each of them would compile a program of its own.
+    """
+    lock, kept = threading.Lock(), functools.cache(function)
+
+    @functools.wraps(function)
+    def locked(*arguments: Any) -> Value:
+        with lock:
+            return kept(*arguments)
+
+    return locked

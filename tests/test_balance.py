@@ -36,21 +36,28 @@ METHODS = {
 }
 
 
-def results(method, factors) -> np.ndarray:
-    """Distances of a part where it is shown, and the loss if there is one, before any training."""
-    support, part = features(0, SHOTS, factors), jax.tree.map(lambda x: x[0], features(1, 1, factors))
-    learned, fixed = method.start(jax.random.key(0), support)
-    distances = method.score(method.finalize(learned, fixed, support), part)[:, 3:]
-    values = [np.ravel(distances)]
-    return np.concatenate(values if method.loss is None else [*values, [method.loss(learned, fixed, support)[0]]])
+def program(method):
+    """From good parts and a part: its distances where it is shown, and the loss if there is one, before training."""
+
+    def results(support: Features, part: Features):
+        learned, fixed = method.start(jax.random.key(0), support)
+        distances = method.score(method.finalize(learned, fixed, support), part)[:, 3:].ravel()
+        if method.loss is None:
+            return distances
+        return jnp.append(distances, method.loss(learned, fixed, support)[0])
+
+    return jax.jit(results)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_units_of_an_encoder_do_not_matter(name):
-    plain, scaled = (1.0, 1.0), (30.0, 0.02)
-    method = balance.balanced(METHODS[name], WIDTHS)
-    np.testing.assert_allclose(results(method, scaled), results(method, plain), rtol=2e-3, atol=1e-5)
-    assert np.abs(results(METHODS[name], scaled) - results(METHODS[name], plain)).max() > 1e-2
+    balanced, alone = program(balance.balanced(METHODS[name], WIDTHS)), program(METHODS[name])
+    plain, scaled = (
+        (features(0, SHOTS, factors), jax.tree.map(lambda x: x[0], features(1, 1, factors)))
+        for factors in ((1.0, 1.0), (30.0, 0.02))
+    )
+    np.testing.assert_allclose(balanced(*scaled), balanced(*plain), rtol=2e-3, atol=1e-5)
+    assert np.abs(alone(*scaled) - alone(*plain)).max() > 1e-2
 
 
 def test_equal_methods_and_widths_share_functions():

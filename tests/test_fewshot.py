@@ -190,7 +190,7 @@ def test_a_long_training_continues_inside_a_group_to_the_same_bits(cache, tmp_pa
     deep = (
         "--debug",
         "--encoder=random",
-        "--num_layers=8",
+        "--num_layers=4",
         "--noapr",
         "--nomnc",
         "--categories=knob",
@@ -334,7 +334,7 @@ def test_wrong_input_is_one_sentence_and_status_one(case, cache, tmp_path):
 
 
 def test_a_grid_runs_cell_by_cell_or_one_cell_alone(cache, tmp_path):
-    grid = (*TINY, "--categories=knob", "--seeds=1", "--epochs=1", "--epsilon=.02,.2", f"--output_dir={tmp_path}")
+    grid = (*TINY, "--categories=knob", "--seeds=1", "--epochs=1", "--epsilon=.1,.2", f"--output_dir={tmp_path}")
     status, output, errors = run(cache, *grid, "--cell=1")
     assert status == 0, errors
     assert "1 of 2 settings are finished." in output
@@ -345,7 +345,7 @@ def test_a_grid_runs_cell_by_cell_or_one_cell_alone(cache, tmp_path):
     assert "2 of 2 settings are finished." in output
     assert first.stat().st_mtime_ns == written
     settings = {p.parent.name: json.loads(p.read_text()) for p in tmp_path.glob("*/settings.json")}
-    assert {name: found["epsilon"] for name, found in settings.items()} == {"epsilon=0.02": 0.02, "epsilon=0.2": 0.2}
+    assert {name: found["epsilon"] for name, found in settings.items()} == {"epsilon=0.1": 0.1, "epsilon=0.2": 0.2}
     distances = [np.load(path)["distances"] for path in tmp_path.glob("*/groups/2-000.npz")]
     assert (distances[0] != distances[1]).any()
 

@@ -109,8 +109,8 @@ def test_scores_compare_patches_with_their_reconstruction(score):
     method = pirn.build(dataclasses.replace(ONE, score=score), BOTH)
     support = Features(features(1, (3, 2, 1, N, C)).astype(jnp.float32), jnp.stack([PART, WHOLE, PART]))
     part = Features(features(2, (2, 1, N, C)).astype(jnp.float32), jnp.asarray(PART))
-    learned, fixed = method.start(jax.random.key(0), support)
-    found = method.score(method.finalize(learned, fixed, support), part)[:, PART]
+    learned, fixed = quick(method.start)(jax.random.key(0), support)
+    found = quick(method.score)(quick(method.finalize)(learned, fixed, support), part)[:, PART]
 
     def unit(x):
         return np.asarray(x) / np.linalg.norm(x, axis=-1, keepdims=True)
@@ -197,18 +197,18 @@ def swapped(params):
 @hypothesis.given(st.integers(0, 1000))
 @hypothesis.settings(deadline=None, max_examples=10)
 def test_swapping_modalities_swaps_the_outputs(seed):
-    params, z = initialised(SMALL, seed), features(seed)
-    straight = apply(SMALL, params, z)
-    crossed = apply(SMALL, swapped(params), z[::-1])
+    params, z = initialised(ONE, seed), features(seed)
+    straight = apply(ONE, params, z)
+    crossed = apply(ONE, swapped(params), z[::-1])
     np.testing.assert_allclose(crossed[::-1], straight, atol=2e-4)
 
 
 @hypothesis.given(st.permutations(range(4)))
 @hypothesis.settings(deadline=None, max_examples=10)
 def test_order_of_prototypes_does_not_matter(order):
-    params = initialised(SMALL)
+    params = initialised(ONE)
     permuted = {**params, "prototypes": params["prototypes"][:, jnp.array(order)]}
-    straight, other = (apply(SMALL, p, features()) for p in (params, permuted))
+    straight, other = (apply(ONE, p, features()) for p in (params, permuted))
     np.testing.assert_allclose(other, straight, atol=2e-4)
 
 

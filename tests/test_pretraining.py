@@ -21,14 +21,6 @@ describe_normals = jax.jit(teacher.describe_normals, static_argnums=1)
 encode = jax.jit(objective.encode, static_argnums=(3, 4))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def optimised():
-    """Trainings compute enough to be worth optimising."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 @functools.cache
 def program():
     def draw(family, instance, edit, amount):
@@ -274,6 +266,10 @@ def begin():
 def recipe(tmp_path, monkeypatch, begin):
     """Flags of a training of seconds."""
     monkeypatch.setattr(train_builtin_encoder, "start", begin)
+    # So do these, and every training here runs the same.
+    monkeypatch.setattr(
+        train_builtin_encoder, "compile_programs", functools.cache(train_builtin_encoder.compile_programs)
+    )
     monkeypatch.setenv("PIRN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(train_builtin_encoder, "_HELD_OUT", 2)
     if not flags.FLAGS.is_parsed():
@@ -297,11 +293,11 @@ def test_the_recipe_gives_an_encoder_and_continues_where_it_was_interrupted(reci
         raise KeyboardInterrupt
 
     with flagsaver.flagsaver(work_dir=str(recipe / "b"), output=str(recipe / "b.safetensors")):
-        monkeypatch.setattr(train_builtin_encoder, "store", interrupt)
-        for _ in range(2):
-            with pytest.raises(SystemExit, match="interrupted; the same command continues"):
-                train_builtin_encoder.main(["train"])
-        monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(train_builtin_encoder, "store", interrupt)
+            for _ in range(2):
+                with pytest.raises(SystemExit, match="interrupted; the same command continues"):
+                    train_builtin_encoder.main(["train"])
         train_builtin_encoder.main(["train"])
         continued = pretrained.load(str(recipe / "b.safetensors"))
         assert continued.digest == whole.digest

@@ -77,3 +77,18 @@ def test_what_a_call_raises_reaches_the_caller():
 
     with pytest.raises(FloatingPointError, match="of the second call"):
         threads.each(call, range(3))
+
+
+def test_of_threads_that_ask_at_once_one_computes():
+    calls = []
+
+    @threads.once
+    def compute(number):
+        calls.append(number)
+        time.sleep(0.05)
+        return [number]
+
+    found = threads.each(compute, [1, 1, 1, 2])
+    assert found == [[1], [1], [1], [2]]
+    assert found[0] is found[1] is found[2]
+    assert sorted(calls) == [1, 2]

@@ -16,9 +16,9 @@ pytestmark = parity.MARKS
 FORMS = {
     "small": Form(384, 12, 6),
     "small with registers": Form(384, 12, 6, registers=4, mode="antialias"),
-    "base": Form(768, 12, 12),
-    "base with registers": Form(768, 12, 12, registers=4, mode="antialias"),
-    # The large ones in full width with the first blocks only, and in full depth with narrow blocks.
+    # The larger ones in full width with the first blocks only, and in full depth with narrow blocks.
+    "base, 2 blocks": Form(768, 2, 12),
+    "base with registers, 2 blocks": Form(768, 2, 12, registers=4, mode="antialias"),
     "large, 2 blocks": Form(1024, 2, 16),
     "large with registers, 2 blocks": Form(1024, 2, 16, registers=4, mode="antialias"),
     "giant, 2 blocks": Form(1536, 2, 24, swiglu=True),

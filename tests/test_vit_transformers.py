@@ -56,8 +56,8 @@ def dino(width: int, depth: int, heads: int, patch: int):
 MODELS = {
     "small": (dinov2, (384, 12, 6)),
     "small with registers": (registers, (384, 12, 6)),
-    "base": (dinov2, (768, 12, 12)),
-    "base with registers": (registers, (768, 12, 12)),
+    "base, 2 blocks": (dinov2, (768, 2, 12)),
+    "base with registers, 2 blocks": (registers, (768, 2, 12)),
     "large, 2 blocks": (dinov2, (1024, 2, 16)),
     "giant, 2 blocks": (dinov2, (1536, 2, 24, True)),
     "giant with registers, 2 blocks": (registers, (1536, 2, 24, True)),
@@ -67,7 +67,7 @@ MODELS = {
 SIZES = {
     "small": ("224", "518", "112x560"),
     "small with registers": ("224", "112x560"),
-    "base": ("112x560",),
+    "base, 2 blocks": ("112x560",),
     "giant with registers, 2 blocks": ("112x560",),
     "DINO base, patch 16": ("224", "112x560"),
 }

@@ -1,6 +1,5 @@
 """Nearest neighbours among the pixels around a point: the fast way, right for most points of most scans."""
 
-import functools
 import os
 
 import jax
@@ -63,7 +62,7 @@ def normals(
     return image[..., :3], image[..., 3]
 
 
-@functools.cache
+@threads.once
 def _program(size: int, together: int) -> jax.stages.Compiled:
     """From blocks and a number of neighbours to results for the blocks' pixels; compiled before threads need it."""
 

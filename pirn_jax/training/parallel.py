@@ -373,3 +373,5 @@ def keep_compiled(directory: pathlib.Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     directory.chmod(0o700)
     jax.config.update("jax_compilation_cache_dir", str(directory))
+    # A study has a dozen programs of half a second each, which JAX by default would compile anew each time.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
