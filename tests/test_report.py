@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from pirn_jax import atomic
+from pirn_jax.metrics import intervals
 from pirn_jax.report import figures, page, tables
 from tests import reports
 from tests.reports import HOSTILE
@@ -289,8 +290,10 @@ def test_page_shows_the_same_numbers_as_the_table(written, results):
 def test_page_shows_kinds_of_defects_by_category_and_sizes_over_all_with_the_most_shots(written):
     text = " ".join(html.unescape(re.sub("<[^>]*>", " ", written)).split())
     kinds, sizes = (f"{what}, 10 shots {what} parts regions" for what in ("Kind of defect", "Size of region"))
-    row = "<u>dent</u> 4 6 0.800 ± 0.082 0.500 ± 0.204 0.292 ± 0.156"
-    assert f"{kinds} image AUROC pixel AUROC AUPRO@30% bracket {row} {HOSTILE} scratch 7 – 0.800 ± 0.283 – –" in text
+    low, high = intervals.auroc_interval(0.8, 4, 5)
+    row = f"<u>dent</u> 4 6 0.800 ± 0.082 0.500 ± 0.204 0.292 ± 0.156 {low:.2f} – {high:.2f}"
+    columns = "image AUROC pixel AUROC AUPRO@30% 95 % interval of image AUROC"
+    assert f"{kinds} {columns} bracket {row} {HOSTILE} scratch 7 – 0.800 ± 0.283 – – –" in text
     # By hand: the deviations are those of (1, 3, 2) / 4 and (3, 4, 5) / 8, sqrt(2 / 3) of a step.
     row = "0.500 ± 0.204 0.500 ± 0.102"
     assert f"{sizes} pixel AUROC AUPRO@30% small 2 3 {row} large 2 4 {row} A row" in text

@@ -204,6 +204,8 @@ class Pirn(nn.Module):
                 raise ValueError(f"PIRN in PyTorch has no {field.name}; leave it at {field.default!r}")
         if config.score != "cosine":
             raise ValueError(f"PIRN in PyTorch has no score {config.score!r}; take 'cosine'")
+        if config.injection not in ("query_only", "paper"):
+            raise ValueError(f"PIRN in PyTorch has no injection {config.injection!r}; take 'query_only' or 'paper'")
         self.scale = nn.Buffer(torch.empty(2))
         self.decoder = Decoder(config, channels)
 

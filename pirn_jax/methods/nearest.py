@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+REACH_FLOOR = 3.0
+"""Smallest reach of a row in units of the mean reach (our choice)."""
+
 _TILE = 2048
 """Rows of a bank that a sample is compared with at a time: memory grows with a tile, not with the bank."""
 
@@ -18,15 +21,21 @@ def squared_distances(x: Float[Array, "n c"], rows: Float[Array, "k c"]) -> Floa
 
 
 def nearest_rows(
-    x: Float[Array, "n c"], bank: Float[Array, "N c"], mask: Bool[Array, " N"], neighbours: int
+    x: Float[Array, "n c"],
+    bank: Float[Array, "N c"],
+    mask: Bool[Array, " N"],
+    neighbours: int,
+    reach: Float[Array, " N"] | None = None,
 ) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
     """Squared distances to the nearest rows of a bank, rising, and their indices; the bank is read tile by tile.
 
-    Rows off the mask are infinitely far; they are returned where the bank has too few others.
+    Rows off the mask are infinitely far; they are returned where the bank has too few others. With `reach` the
+    distances to each row are divided by its own first.
     """
 
     def visit(best, tile):
         index, apart = tile
+        apart = apart if reach is None else apart / reach[index]
         both = jnp.concatenate([best[0], apart], axis=1)
         indices = jnp.concatenate([best[1], jnp.broadcast_to(index, apart.shape)], axis=1)
         kept = jax.lax.top_k(-both, neighbours)[1]
@@ -42,10 +51,7 @@ def nearest_row(
     mask: Bool[Array, " N"],
     reach: Float[Array, " N"] | None = None,
 ) -> Float[Array, " n"]:
-    """Squared distances to the nearest row of a bank, like those of `nearest_rows` for one neighbour and faster.
-
-    With `reach` the distances to each row are divided by its own before the least is taken.
-    """
+    """Squared distances to the nearest row of a bank, like those of `nearest_rows` for one neighbour and faster."""
 
     def visit(best, tile):
         index, apart = tile
@@ -54,7 +60,7 @@ def nearest_row(
     return _over_tiles(visit, jnp.full(len(x), jnp.inf, x.dtype), x, bank, mask)
 
 
-def reaches(rows: Float[Array, "s n c"], mask: Bool[Array, "s n"], floor: float) -> Float[Array, " s*n"]:
+def reaches(rows: Float[Array, "s n c"], mask: Bool[Array, "s n"], floor: float = REACH_FLOOR) -> Float[Array, " s*n"]:
     """Reach of each row of a bank: its squared distance to the nearest row of another sample.
 
     Leaves of a berry are never twice the same, its skin is; so a row of leaves reaches farther. `floor` times the mean

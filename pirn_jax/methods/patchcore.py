@@ -1,6 +1,7 @@
 """PatchCore: distance to the nearest patches of good parts, thinned to a coreset (Roth et al., CVPR 2022).
 
-Each modality has a bank of its own, and its own map. `N` rows of a bank, `n` patches, `c` channels.
+Each modality has a bank of its own and its own map; a further one may hold the patches of both, side by side.
+`N` rows of a bank, `n` patches, `c` channels.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from pirn_jax.methods import nearest
 from pirn_jax.methods.base import Entry, Features, Method, Params, Preset, our_choice
 
 DISTANCES = ("cosine", "euclidean")
+BANKS = ("each", "joint", "all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,18 +24,24 @@ class Config:
     """Hyperparameters of PatchCore; "our choice" marks where frozen transformer features ask for another value.
 
     Attributes:
+      banks: "each", one a modality; "joint", one of patches with the features of both side by side, which sees what is
+        normal in each and not together; "all" of these.
       coreset: share of the patches of the part that the bank keeps, in (0, 1]; 1 keeps all (our choice; paper: .1).
       neighbours: a patch's distance is the mean over this many nearest rows (paper: 1).
       distance: "euclidean" as in the paper, or "cosine" (our choice).
+      reach: whether squared distances to a row are divided by its reach, how far the other good parts lie from it, see
+        `nearest.reaches` (our choice; paper: no).
       reweight: neighbours b of the paper's image score (Eq. 7), 0 to leave it out. The whole map of a modality is
         scaled by the weight, so that its maximum is the reweighted score.
       standardise: whether channels are standardised over the patches of the good parts (our choice: no), as
         descriptors of unequal units need.
     """
 
+    banks: str = "each"
     coreset: float = 1.0
     neighbours: int = 1
     distance: str = "cosine"
+    reach: bool = our_choice(True)
     reweight: int = 0
     standardise: bool = our_choice(False)
 
@@ -46,6 +54,8 @@ class Config:
             raise ValueError(f"reweight must be 0, or 2 neighbours or more, not {self.reweight}")
         if self.distance not in DISTANCES:
             raise ValueError(f"unknown distance {self.distance!r}; choose one of {', '.join(DISTANCES)}")
+        if self.banks not in BANKS:
+            raise ValueError(f"unknown banks {self.banks!r}; choose one of {', '.join(BANKS)}")
 
 
 def greedy_coreset(
@@ -98,9 +108,11 @@ def score_weight(
 
 
 def build(config: Config, modalities: tuple[str, ...]) -> Method:
-    """PatchCore with a config; params are one bank a modality, layer groups are concatenated along channels.
+    """PatchCore with a config; params are one bank a map, layer groups are concatenated along channels.
 
-    `banks` (m, N, c), `counted` (m, N) the rows that count, `origins` (m, N) the sample that each row is from.
+    A joint bank holds twice as many channels; the others' are padded with zeros, which changes no distance. `banks`
+    (k, N, c), `counted` (k, N) the rows that count, `origins` (k, N) the sample that each row is from, and `reach`
+    (k, N) with `config.reach`.
     """
     return _functions(config, modalities)
 
@@ -111,13 +123,19 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         values = jnp.moveaxis(features.values.astype(jnp.float32), -3, -2)
         return values.reshape(*values.shape[:-2], -1)
 
-    def describe(fixed: Params, features: Features) -> Float[Array, "*batch m n gc"]:
+    def describe(fixed: Params, features: Features) -> Float[Array, "*batch k n gc"]:
         x = flatten(features)
         if config.standardise:
             x = (x - fixed["mean"][:, None]) / fixed["deviation"][:, None]
         if config.distance == "cosine":
             x = x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
-        return x
+        if config.banks == "each":
+            return x
+        joint = jnp.moveaxis(x, -3, -2).reshape(*x.shape[:-3], 1, x.shape[-2], -1)
+        # Of unit vectors side by side the squared distance is the sum of both; halved, it is their mean.
+        joint = joint / len(modalities) ** 0.5
+        padded = jnp.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, joint.shape[-1] - x.shape[-1])])
+        return joint if config.banks == "joint" else jnp.concatenate([padded, joint], axis=-3)
 
     def init(key: Array, support: Features) -> tuple[Params, Params]:
         del key
@@ -131,27 +149,28 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
 
     def finalize(learned: Params, fixed: Params, support: Features) -> Params:
         del learned
-        rows, mask = jnp.moveaxis(describe(fixed, support), -3, 0), support.mask.ravel()
-        rows = rows.reshape(len(rows), -1, rows.shape[-1])
+        of_samples, mask = jnp.moveaxis(describe(fixed, support), -3, 0), support.mask.ravel()
+        rows = of_samples.reshape(len(of_samples), mask.size, -1)
         samples, patches = support.mask.shape
-        origins = jnp.broadcast_to(jnp.repeat(jnp.arange(samples), patches), rows.shape[:2])
+        bank = {"origins": jnp.broadcast_to(jnp.repeat(jnp.arange(samples), patches), rows.shape[:2])}
+        if config.reach:
+            bank["reach"] = jax.vmap(nearest.reaches, (0, None))(of_samples, support.mask)
         if config.coreset == 1:
-            counted = jnp.broadcast_to(mask, rows.shape[:2])
-            return {"banks": rows, "counted": counted, "origins": origins, **fixed}
+            return {"banks": rows, "counted": jnp.broadcast_to(mask, rows.shape[:2]), **bank, **fixed}
         chosen, due = jax.vmap(lambda one: greedy_coreset(one, mask, config.coreset))(rows)
-        banks, origins = jnp.take_along_axis(rows, chosen[..., None], 1), jnp.take_along_axis(origins, chosen, 1)
-        return {"banks": banks, "counted": due, "origins": origins, **fixed}
+        bank = {name: jnp.take_along_axis(values, chosen, 1) for name, values in bank.items()}
+        return {"banks": jnp.take_along_axis(rows, chosen[..., None], 1), "counted": due, **bank, **fixed}
 
-    def score(params: Params, features: Features) -> Float[Array, "m n"]:
+    def score(params: Params, features: Features) -> Float[Array, "k n"]:
         x = describe(params, features)
         if config.neighbours > params["banks"].shape[1]:
             raise ValueError(f"neighbours={config.neighbours} exceeds the {params['banks'].shape[1]} rows of a bank")
 
-        def of_modality(patches, bank, counted):
+        def of_modality(patches, bank, counted, reach):
             if config.neighbours == 1:
-                squared = nearest.nearest_row(patches, bank, counted)[:, None]
+                squared = nearest.nearest_row(patches, bank, counted, reach)[:, None]
             else:
-                squared, _ = nearest.nearest_rows(patches, bank, counted, config.neighbours)
+                squared, _ = nearest.nearest_rows(patches, bank, counted, config.neighbours, reach)
             # Of unit vectors half the squared distance is 1 - cos.
             apart = squared / 2 if config.distance == "cosine" else jnp.sqrt(squared)
             distances = jnp.mean(apart, axis=1, where=jnp.isfinite(apart))
@@ -160,16 +179,17 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
             worst = jnp.argmax(jnp.where(features.mask, distances, -jnp.inf))
             return distances * score_weight(patches[worst], bank, counted, config.reweight)
 
-        return jax.vmap(of_modality)(x, params["banks"], params["counted"])
+        return jax.vmap(of_modality)(x, params["banks"], params["counted"], params.get("reach"))
 
-    return Method(modalities, init, score, finalize=finalize, forget=nearest.forget)
+    maps = {"each": modalities, "joint": ("joint",), "all": (*modalities, "joint")}[config.banks]
+    return Method(maps, init, score, finalize=finalize, forget=nearest.forget)
 
 
 PRESETS = {
     "default": Preset(Config()),
-    # A tenth of the patches, Euclidean distances; Eq. 7. The paper's network is a WideResNet-50, whose features of two
+    # A tenth of the patches, Euclidean distances, Eq. 7. The paper's network is a WideResNet-50, whose features of two
     # layers it pools over 3x3 patches; here features are those of --encoder.
-    "paper": Preset(Config(coreset=0.1, distance="euclidean", reweight=9)),
+    "paper": Preset(Config(coreset=0.1, distance="euclidean", reach=False, reweight=9)),
 }
 
 ENTRY = Entry(Config, PRESETS, build)

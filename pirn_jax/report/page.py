@@ -139,21 +139,28 @@ def _breakdowns(results: dict[str, Any], shots: str) -> list[dict[str, Any]]:
     """A table by kind of defect, category by category, and one by size of region over all categories."""
     kinds, sizes = (results.get(key, {}).get(shots, {}) for key in ("by_defect", "by_size"))
     of_pixels = [name for name in tables.METRICS if not name.startswith("image")]
-    by_kind = [(name, tables.group_rows([groups], list(tables.METRICS))) for name, groups in kinds.items()]
+    good = results.get("good_parts", {})
+    by_kind = [(name, _kind_rows(groups, good.get(name, 0))) for name, groups in kinds.items()]
     by_size = [("", tables.group_rows(list(sizes.values()), of_pixels))]
     return [
         {
             "caption": f"{heading}, {tables.shots_label(shots)}",
             "heading": heading,
-            "columns": ["parts", "regions", *(tables.METRICS[name] for name in metrics)],
+            "columns": ["parts", "regions", *(tables.METRICS[name] for name in metrics), *more],
             "groups": groups,
         }
-        for heading, metrics, groups in (
-            ("Kind of defect", list(tables.METRICS), by_kind),
-            ("Size of region", of_pixels, by_size),
+        for heading, metrics, more, groups in (
+            ("Kind of defect", list(tables.METRICS), ["95 % interval of image AUROC"], by_kind),
+            ("Size of region", of_pixels, [], by_size),
         )
         if any(rows for _, rows in groups)
     ]
+
+
+def _kind_rows(groups: dict[str, Any], good: int) -> list[tuple[str, list[str]]]:
+    """Kinds of defects of a category, with the interval of the image AUROC that so few parts leave."""
+    rows = tables.group_rows([groups], list(tables.METRICS))
+    return [(name, [*cells, tables.interval_text(groups[name], good)]) for name, cells in rows]
 
 
 def _undefined(results: dict[str, Any]) -> list[str]:

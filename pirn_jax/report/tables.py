@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pirn_jax import atomic
+from pirn_jax.metrics import intervals
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "aupro_30": "AUPRO@30%"}
 SETTINGS = ("form", "resolution", "thresholds", "ties", "connectivity")
@@ -101,6 +102,20 @@ def group_rows(categories: Sequence[dict[str, Any]], metrics: Sequence[str]) -> 
             (name, [*counts, *(_mean_text([group["metrics"][metric] for group in some]) for metric in metrics)])
         )
     return rows
+
+
+def interval_text(group: dict[str, Any], good: int) -> str:
+    """Interval of the mean image AUROC of a kind of defect, `0.71 – 0.98`; see `intervals.auroc_interval`.
+
+    Args:
+      group: an entry of `results["by_defect"][shots][category]`.
+      good: number of good test parts of the category, 0 if unknown.
+    """
+    mean, _ = summarize(group["metrics"]["image_auroc"])
+    if mean is None or not good or not group["parts"]:
+        return UNDEFINED
+    low, high = intervals.auroc_interval(mean, group["parts"], good)
+    return f"{low:.2f} – {high:.2f}"
 
 
 def _mean_text(categories: Sequence[Sequence[float | None]]) -> str:

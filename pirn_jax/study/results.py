@@ -66,6 +66,7 @@ def collect(spec: Spec, settings: dict[str, Any], data: StudyData, groups: Seque
         "more_results": table(more),
         "by_defect": table(by_defect),
         "by_size": table(by_size),
+        "good_parts": {run.category: found["good_parts"] for run, found in evaluated.items()},
         "undefined": undefined({run.category: found for run, found in evaluated.items()}),
         "mean": {shots: means(of_shots) for shots, of_shots in values.items()},
         "episodes": per_category(

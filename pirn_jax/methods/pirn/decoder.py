@@ -12,11 +12,12 @@ import jax
 from jaxtyping import Array, Bool, Float
 
 from pirn_jax.methods.base import our_choice
-from pirn_jax.methods.pirn import apr, bpa, mnc, patches, precision
+from pirn_jax.methods.pirn import apr, bpa, mnc, patches, precision, prototypes
 from pirn_jax.methods.pirn.patches import Factored, Patches, PatchesOfBoth
 
 ASSIGNMENTS = ("transport", "softmax")
 SCORES = ("cosine", "residual")
+TOKENS = ("scale", "length", "standardise")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,19 +27,27 @@ class Config:
     Attributes:
       num_prototypes: prototypes K of each modality (paper: 10).
       num_layers: decoder layers L (paper: 2 for few-shot, 8 for all-shot).
+      layer_prototypes: whether each layer has prototypes of its own, instead of those that the layer before refined
+        (paper: no).
+      prototype_start: where prototypes start, "noise" (paper: "randomly"), or "patches" or "kmeans", see
+        `prototypes.start`.
+      tokens: how features become the decoder's input: "scale", divided by the root mean square of each modality (our
+        choice); "length", each patch by its own; "standardise", each channel by its mean and deviation.
       epsilon: entropy of the transport plan, in units of the cosine distance (our choice).
       sinkhorn_iterations: iterations of each solve (our choice).
       assignment: "transport", or "softmax", the ablation of BPA.
       plan_scale: "rows" (our choice), or "literal", Eq. 2 as printed; see `bpa.reconstruct`.
       apr: whether prototypes are refined on each sample; off is the ablation of APR.
       mnc: whether modalities communicate; off is the ablation of MNC.
-      injection: "query_only" (our choice), or "paper", Eq. 5 as printed; see `mnc.Injection`.
+      injection: "query_only" (our choice); or "paper", Eq. 5 as printed, "stop_gradient", "bottleneck"; see
+        `mnc.Injection`.
       neighbours: k of the cross-modal nearest neighbours (our choice).
       heads: heads of the graph attention (our choice).
       gat_residual: whether the graph attention is added to the prototypes or replaces them (our choice).
       gat_self_edges: whether the prototype graph has self-edges (our choice).
       gate_init: initial gamma of the injection's gate `tanh(gamma)` (our choice: at 0 a learning rate of 1e-4 leaves
         the gate shut for a whole training).
+      mining_exponent: exponent of the soft mining loss (our choice, INP-Former's); 0 weighs all patches alike.
       score: distance of a patch, "cosine" as in line 23 of Algorithm 1; or "residual" (our choice), see `method.build`.
       precision: "float32"; or "bfloat16" for features and matmul operands, summed in float32. Costs, transport plans,
         softmaxes, norms, losses, parameters and their optimiser stay float32. Features take half the memory. Meant for
@@ -47,6 +56,9 @@ class Config:
 
     num_prototypes: int = 10
     num_layers: int = 2
+    layer_prototypes: bool = False
+    prototype_start: str = "noise"
+    tokens: str = our_choice("scale")
     epsilon: float = our_choice(0.05)
     sinkhorn_iterations: int = our_choice(20)
     assignment: str = "transport"
@@ -59,6 +71,7 @@ class Config:
     gat_residual: bool = our_choice(True)
     gat_self_edges: bool = our_choice(True)
     gate_init: float = our_choice(1.0)
+    mining_exponent: float = our_choice(3.0)
     score: str = "residual"
     precision: str = "float32"
 
@@ -72,6 +85,8 @@ class Config:
             ("assignment", ASSIGNMENTS),
             ("plan_scale", bpa.PLAN_SCALES),
             ("injection", mnc.INJECTIONS),
+            ("prototype_start", prototypes.STARTS),
+            ("tokens", TOKENS),
             ("score", SCORES),
             ("precision", precision.PRECISIONS),
         ):
@@ -82,6 +97,8 @@ class Config:
                 raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
         if not math.isfinite(self.gate_init):
             raise ValueError(f"gate_init must be finite, not {self.gate_init}")
+        if not 0 <= self.mining_exponent < math.inf:
+            raise ValueError(f"mining_exponent must be finite and not negative, not {self.mining_exponent}")
         if self.neighbours > self.num_prototypes:
             raise ValueError(f"neighbours={self.neighbours} exceeds num_prototypes={self.num_prototypes}")
 
@@ -135,8 +152,8 @@ class Decoder(nn.Module):
     """L prototype-aware layers in cascade around one set of prototypes for each modality.
 
     Algorithm 1 draws the prototypes once, before its loop, and updates them in each layer: the refined prototypes of
-    one layer are the prototypes of the next. They start as unit-variance normal noise, the scale of the features, as in
-    INP-Former: small ones make the decoder start as an identity map.
+    one layer are the prototypes of the next, unless each has its own. They start as unit-variance normal noise, the
+    scale of the features, as in INP-Former: small ones make the decoder start as an identity map.
 
     Attributes:
       config: hyperparameters.
@@ -158,5 +175,7 @@ class Decoder(nn.Module):
         p = self.param("prototypes", nn.initializers.normal(1.0), shape)
         with precision.factors(self.config.precision):
             for layer in range(self.config.num_layers):
+                if layer and self.config.layer_prototypes:
+                    p = self.param(f"prototypes_{layer}", nn.initializers.normal(1.0), shape)
                 rebuilt, p = DecoderLayer(self.config, name=f"layer_{layer}")(rebuilt, p, mask, epsilon)
         return rebuilt

@@ -6,15 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from pirn_jax.methods import losses, nearest
 from pirn_jax.methods.base import Features, Method, Params
-from pirn_jax.methods.pirn import bpa, patches, precision
+from pirn_jax.methods.pirn import bpa, patches, precision, prototypes
 from pirn_jax.methods.pirn.decoder import Config, Decoder
-
-_FLOOR = 3.0
-"""Smallest reach of a patch in units of the mean reach (our choice)."""
 
 
 def build(config: Config, modalities: tuple[str, ...]) -> Method:
@@ -22,7 +19,8 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
 
     `learned` are the decoder's weights; `fixed` is `{"scale": (2,), "epsilon": ()}`, where `scale` is the root mean
     square of each modality's features over the good parts. Dividing by it leaves the cosine distances of Algorithm 1 as
-    they are and brings the features to the range of the gates. Layer groups are averaged (Sec. 3.1).
+    they are and brings the features to the range of the gates. With `tokens="standardise"` it holds `mean` and
+    `deviation` (2, c), too. Layer groups are averaged (Sec. 3.1).
 
     Line 23 scores a patch by `1 - cos(e, z_rec)`, so whatever a few prototypes cannot rebuild scores high on good parts
     too: edges, prints, texture. With `score="residual"` the residual vector of a patch, `e/|e| - z_rec/|z_rec|`, is
@@ -49,12 +47,21 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
     """PIRN but for its constants; the same objects for equal arguments."""
     decoder = Decoder(config)
 
-    def prepare(features: Features) -> Float[Array, "*batch 2 n c"]:
-        return jnp.mean(precision.rounded(features.values, config.precision), axis=-3)
+    def prepare(features: Features, fixed: Params) -> Float[Array, "*batch 2 n c"]:
+        """Features as `config.tokens` has them, but for their scale."""
+        values = jnp.mean(precision.rounded(features.values, config.precision), axis=-3)
+        if config.tokens == "length":
+            return bpa.unit(values) * values.shape[-1] ** 0.5
+        if config.tokens == "standardise":
+            return (values - fixed["mean"][:, None]) / fixed["deviation"][:, None]
+        return values
+
+    def tokens(features: Features, fixed: Params) -> Float[Array, "*batch 2 n c"]:
+        return prepare(features, fixed) / fixed["scale"][:, None, None]
 
     def rebuild(learned: Params, fixed: Params, features: Features) -> tuple[losses.Products, Float[Array, "2"]]:
         """Products of patches and rebuilt ones, and the share of prototypes in use, the mean of all layers."""
-        scaled = prepare(features) / fixed["scale"][:, None, None]
+        scaled = tokens(features, fixed)
         rebuilt, sown = decoder.apply(
             {"params": learned}, scaled, features.mask, fixed["epsilon"], mutable=["diagnostics"]
         )
@@ -62,15 +69,34 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         return compared, jnp.mean(jnp.stack(jax.tree.leaves(sown)), axis=0)
 
     def init(key: Array, support: Features) -> tuple[Params, Params]:
-        values, weight = prepare(support), support.mask[:, None, :, None]
+        weight, fixed = support.mask[:, None, :, None], {}
+        if config.tokens == "standardise":
+            raw = jnp.mean(support.values.astype(jnp.float32), axis=-3)
+            shown = jnp.broadcast_to(weight, raw.shape)
+            fixed["mean"] = jnp.mean(raw, axis=(0, 2), where=shown)
+            fixed["deviation"] = jnp.std(raw, axis=(0, 2), where=shown) + 1e-6
+        values = prepare(support, fixed)
         squares = jnp.sum(jnp.where(weight, values**2, 0.0), axis=(0, 2, 3))
-        scale = jnp.sqrt(squares / (jnp.sum(support.mask) * values.shape[-1]))
-        learned = decoder.init(key, values[0] / scale[:, None, None], support.mask[0], config.epsilon)["params"]
-        return learned, {"scale": scale, "epsilon": jnp.asarray(config.epsilon)}
+        fixed["scale"] = jnp.sqrt(squares / (jnp.sum(support.mask) * values.shape[-1]))
+        scaled = values / fixed["scale"][:, None, None]
+        learned = decoder.init(key, scaled[0], support.mask[0], config.epsilon)["params"]
+        return start(key, learned, scaled, support.mask), {**fixed, "epsilon": jnp.asarray(config.epsilon)}
+
+    def start(key: Array, learned: Params, scaled: Float[Array, "s 2 n c"], mask: Bool[Array, "s n"]) -> Params:
+        """The weights with prototypes where `config.prototype_start` has them, the same in every layer."""
+        rows = jnp.moveaxis(scaled, 1, 0).reshape(2, mask.size, -1)
+        begin = functools.partial(prototypes.start, config.prototype_start)
+        return {
+            name: jax.vmap(begin, (0, 0, None, 0))(jax.random.split(key), rows, mask.ravel(), value)
+            if name.startswith("prototypes")
+            else value
+            for name, value in learned.items()
+        }
 
     def loss(learned: Params, fixed: Params, batch: Features) -> tuple[Float[Array, ""], dict[str, Array]]:
         compared, use = jax.vmap(lambda features: rebuild(learned, fixed, features))(batch)
-        per_modality = jax.vmap(losses.soft_mining, in_axes=(1, None))(compared, batch.mask)
+        mined = functools.partial(losses.soft_mining, exponent=config.mining_exponent)
+        per_modality = jax.vmap(mined, in_axes=(1, None))(compared, batch.mask)
         values = {"loss": per_modality, "prototype_use": jnp.mean(use, axis=0)} | _gates(learned)
         named = {f"{name}_{m}": value[i] for name, value in values.items() for i, m in enumerate(modalities)}
         return jnp.mean(per_modality), named
@@ -81,7 +107,7 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
 
     def residuals(learned: Params, fixed: Params, features: Features) -> Float[Array, "2 n c"]:
         """Residual of each patch: the difference of the unit vectors of patch and rebuilt patch."""
-        scaled = prepare(features) / fixed["scale"][:, None, None]
+        scaled = tokens(features, fixed)
         rebuilt: Any = decoder.apply({"params": learned}, scaled, features.mask, fixed["epsilon"])
         return bpa.unit(scaled) - bpa.unit(jax.vmap(patches.dense)(rebuilt))
 
@@ -93,7 +119,7 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
             "learned": learned,
             "fixed": fixed,
             "bank": rows.reshape(2, -1, rows.shape[-1]),
-            "reach": jax.vmap(nearest.reaches, (0, None, None))(rows, support.mask, _FLOOR),
+            "reach": jax.vmap(nearest.reaches, (0, None))(rows, support.mask),
             "counted": support.mask.ravel(),
             "origins": jnp.repeat(jnp.arange(samples), count),
         }

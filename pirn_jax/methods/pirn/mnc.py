@@ -12,7 +12,7 @@ from pirn_jax.methods.pirn import bpa, patches
 from pirn_jax.methods.pirn.patches import Factored, Patches
 from pirn_jax.methods.pirn.precision import product
 
-INJECTIONS = ("query_only", "paper")
+INJECTIONS = ("query_only", "paper", "stop_gradient", "bottleneck")
 
 
 def cross_modal_edges(
@@ -147,10 +147,12 @@ class Injection(nn.Module):
 
     Eq. 5 is `Z_mnc = Z' + tanh(gamma) CA(Z', P')`. Its first term carries each patch past the prototypes, so a
     decoder can learn to copy its input, defects included. With `form="query_only"` the purified patch is the query
-    and nothing else, `Z_mnc = tanh(gamma) CA(Z', P')`; `form="paper"` is Eq. 5 as printed.
+    and nothing else, `Z_mnc = tanh(gamma) CA(Z', P')`; `form="paper"` is Eq. 5 as printed. Between these,
+    "stop_gradient" keeps the term and lets no gradient through it, so nothing learns to copy; "bottleneck" sends it
+    through a linear map of as many dimensions as there are prototypes.
 
     Attributes:
-      form: "query_only" or "paper".
+      form: one of `INJECTIONS`.
       gate_init: initial gamma. Our choice: at 0 a learning rate of 1e-4 leaves the gate shut for a whole training.
     """
 
@@ -171,4 +173,14 @@ class Injection(nn.Module):
         purified = purify(z, z_bpa)
         attention, values = cross_attention(weights, purified, p_other)
         injected = Factored(attention, jnp.tanh(gamma) * values)
-        return patches.add(purified, injected) if self.form == "paper" else injected
+        if self.form == "query_only":
+            return injected
+        if self.form == "stop_gradient":
+            purified = jax.lax.stop_gradient(purified)
+        if self.form == "bottleneck":
+            rank = len(p_other)
+            down = self.param("down", nn.initializers.lecun_normal(), (channels, rank))
+            purified = Factored(
+                product(purified, down), self.param("up", nn.initializers.lecun_normal(), (rank, channels))
+            )
+        return patches.add(purified, injected)
