@@ -21,7 +21,7 @@ def auroc_interval(auroc: float, defective: int, good: int, confidence: float = 
       good: number of good parts, at least 1.
       confidence: of the interval, two-sided.
     """
-    z, mean = scipy.stats.norm.ppf(0.5 + confidence / 2), (defective + good) / 2
+    z, mean = float(scipy.stats.norm.ppf(0.5 + confidence / 2)), (defective + good) / 2
 
     def lower(found: float) -> float:
         if found <= 0:
