@@ -32,7 +32,7 @@ _OUTPUT = flags.DEFINE_string("output_dir", "outputs/encoder_quality", "Where th
 
 
 def _spec(name: str) -> Spec:
-    config = patchcore.Config(reach=False, standardise=name == "filter_bank")
+    config = patchcore.Config(banks="each", reach=False, standardise=name == "filter_bank")
     encoder = pretrained.load(name)
     shots, seeds = (_SHOTS.value,), _SEEDS.value
     fixed = catalogue.BUILT_IN, shots, seeds, "patchcore", config, None, encoder, builtin_parts.preparation()

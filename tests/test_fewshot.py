@@ -227,7 +227,7 @@ def test_patchcore_runs_from_study_to_page(cache, tmp_path, fusion):
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["settings"]["coreset"] == 0.1
     assert "epochs" not in results["settings"]
-    assert results["settings"]["our_choices"] == ["sigma", "distance", "reweight", "standardise"]
+    assert results["settings"]["our_choices"] == ["sigma", "banks", "distance", "reach", "reweight", "standardise"]
     banks = storage.load_params(tmp_path, "2-000")["banks"]
     # A tenth of the patches that show the part.
     assert banks.shape[:2] == (2, 2)
@@ -311,9 +311,15 @@ WRONG = {
     "sigma": (("--sigma=nan",), "--sigma=nan"),
     "not a rate": (("--learning_rate=inf",), "learning_rate"),
     "same shots": (("--shots=2,02",), "--shots=2,02"),
-    "unknown method": (("--method=resnet",), "unknown method 'resnet'; choose one of pirn, patchcore"),
+    "unknown method": (
+        ("--method=resnet",),
+        "unknown method 'resnet'; choose one of pirn, uip_ad, cfr, cfm, patchcore",
+    ),
     "unknown preset": (("--preset=mine",), "unknown preset 'mine' of pirn; choose one of default, paper"),
-    "another method's flag": (("--coreset=.1",), "--coreset: a hyperparameter of patchcore, not of pirn; leave it out"),
+    "another method's flag": (
+        ("--coreset=.1",),
+        "--coreset: a hyperparameter of cfr and patchcore, not of pirn; leave it out",
+    ),
     "epochs without training": (("--method=patchcore", "--epochs=3"), "--epochs: patchcore learns nothing by gradient"),
     "one modality": (("--modalities=rgb",), "pirn exchanges prototypes between two modalities, got rgb"),
     "paper's encoder": (("--preset=paper", "--foreground=none", "--normals=exact"), "--download=dinov2_vitb14"),

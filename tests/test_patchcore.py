@@ -18,12 +18,10 @@ BOTH = ("rgb", "normals")
 PARTS, GROUPS, N, C = 4, 2, 12, 3
 CONFIGS = {
     "default": patchcore.Config(),
-    "neighbours": patchcore.Config(neighbours=3, reach=False),
-    "euclidean": patchcore.Config(distance="euclidean", reweight=2),
-    "paper": patchcore.Config(coreset=0.25, distance="euclidean", reach=False, reweight=3),
-    "many": patchcore.Config(coreset=0.5, neighbours=2, reweight=4),
+    "neighbours": patchcore.Config(banks="each", neighbours=3, reach=False),
     "joint": patchcore.Config(banks="joint"),
-    "all": patchcore.Config(banks="all", reach=False),
+    "paper": patchcore.Config(banks="each", coreset=0.25, distance="euclidean", reach=False, reweight=3),
+    "thin": patchcore.Config(coreset=0.4, neighbours=2, distance="euclidean", reweight=2),
 }
 # 40 patches of the part in all.
 MASK = np.arange(N) < np.array([[12], [7], [12], [9]])
@@ -60,7 +58,8 @@ def expected(config, support, part):
         maps = [[of / np.linalg.norm(of, axis=-1, keepdims=True) for of in pair] for pair in maps]
     joint = [np.concatenate(pair, axis=-1) / 2**0.5 for pair in zip(*maps, strict=True)]
     for good, x in {"each": maps, "joint": [joint], "all": [*maps, joint]}[config.banks]:
-        kept = reference.coreset(good, config.coreset) if config.coreset < 1 else np.arange(len(good))
+        thinned = good if config.banks == "each" else joint[0]
+        kept = reference.coreset(thinned, config.coreset) if config.coreset < 1 else np.arange(len(good))
         samples, bank = np.nonzero(np.asarray(support.mask))[0], good[kept]
         reach = reference.reaches(good, samples)[kept] if config.reach else np.ones(len(bank))
         apart = reference.bank_distances(x, bank, config.distance, config.neighbours, reach)
@@ -116,7 +115,7 @@ def test_a_bank_with_fewer_patches_of_the_part_than_neighbours_uses_those_it_has
 
 def test_a_whole_coreset_keeps_all_patches_of_the_part():
     support = good_parts()
-    params = fitted(patchcore.Config(distance="euclidean"), support)[1]
+    params = fitted(patchcore.Config(banks="each", distance="euclidean"), support)[1]
     np.testing.assert_array_equal(params["counted"], np.stack([MASK.ravel()] * 2))
     np.testing.assert_array_equal(params["banks"], [rows_of(support, m).reshape(-1, GROUPS * C) for m in range(2)])
 
@@ -155,7 +154,9 @@ def study(runs, config):
     return parallel.collect(trained.params), found, own
 
 
-@pytest.mark.parametrize("config", [patchcore.Config(), patchcore.Config(coreset=0.5, standardise=True)])
+@pytest.mark.parametrize(
+    "config", [patchcore.Config(banks="each"), patchcore.Config(banks="each", coreset=0.5, standardise=True)]
+)
 def test_runs_together_equal_runs_alone(config):
     together = study(RUNS, config)
     for i, run in enumerate(RUNS):
@@ -164,7 +165,9 @@ def test_runs_together_equal_runs_alone(config):
     assert not np.array_equal(together[0]["banks"][0], together[0]["banks"][1])
 
 
-@pytest.mark.parametrize("config", [patchcore.Config(), patchcore.Config(coreset=0.5, standardise=True)])
+@pytest.mark.parametrize(
+    "config", [patchcore.Config(banks="each"), patchcore.Config(banks="each", coreset=0.5, standardise=True)]
+)
 def test_own_good_parts_are_scored_by_banks_without_them(config):
     run = RUNS[1]
     own, support = study([run], config)[2][0], train.take(good_parts(), episodes.draw(run, PARTS))

@@ -41,7 +41,7 @@ def measure(repeats: int) -> dict[str, timing.Case]:
     patches = reference.unit(torch.from_numpy(tests)).transpose(0, 1)
     speed, bandwidth, found = max(timing.ceilings("float32").values()), timing.bandwidth(), {}
     for share in _SHARES:
-        method = patchcore.build(patchcore.Config(coreset=share, reach=False), MODALITIES)
+        method = patchcore.build(patchcore.Config(banks="each", coreset=share, reach=False), MODALITIES)
         programs, program = training.compile_programs(method), scoring.compile_program(method)
         fit = functools.partial(training.train, programs, runs, train, category, chosen, None)
         params = fit()[0].params

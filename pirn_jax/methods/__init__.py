@@ -1,9 +1,15 @@
 """Methods: frozen patch features of good parts in, anomaly distances of every patch out."""
 
-from pirn_jax.methods import patchcore, pirn
+from pirn_jax.methods import cfm, cfr, patchcore, pirn, uip_ad
 from pirn_jax.methods.base import Entry
 
-METHODS: dict[str, Entry] = {"pirn": pirn.ENTRY, "patchcore": patchcore.ENTRY}
+METHODS: dict[str, Entry] = {
+    "pirn": pirn.ENTRY,
+    "uip_ad": uip_ad.ENTRY,
+    "cfr": cfr.ENTRY,
+    "cfm": cfm.ENTRY,
+    "patchcore": patchcore.ENTRY,
+}
 """By the name that `--method` takes."""
 
 

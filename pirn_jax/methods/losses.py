@@ -50,6 +50,12 @@ class Products(NamedTuple):
     target: Float[Array, "*rows"]
 
 
+def unit(x: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
+    """Scales every row to length one; a zero row stays zero, and its gradient stays finite."""
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
+
+
 def inner(a: Float[Array, "*rows c"], b: Float[Array, "*rows c"]) -> Float[Array, "*rows"]:
     """Inner products of corresponding rows."""
     return jnp.sum(a * b, axis=-1)

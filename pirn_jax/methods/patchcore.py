@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pirn_jax.methods import nearest
+from pirn_jax.methods import losses, nearest
 from pirn_jax.methods.base import Entry, Features, Method, Params, Preset, our_choice
 
 DISTANCES = ("cosine", "euclidean")
@@ -25,7 +25,7 @@ class Config:
 
     Attributes:
       banks: "each", one a modality; "joint", one of patches with the features of both side by side, which sees what is
-        normal in each and not together; "all" of these.
+        normal in each and not together; "all" of these (our choice; paper: of images alone).
       coreset: share of the patches of the part that the bank keeps, in (0, 1]; 1 keeps all (our choice; paper: .1).
       neighbours: a patch's distance is the mean over this many nearest rows (paper: 1).
       distance: "euclidean" as in the paper, or "cosine" (our choice).
@@ -37,7 +37,7 @@ class Config:
         descriptors of unequal units need.
     """
 
-    banks: str = "each"
+    banks: str = our_choice("all")
     coreset: float = 1.0
     neighbours: int = 1
     distance: str = "cosine"
@@ -90,52 +90,49 @@ def greedy_coreset(
 
 
 def score_weight(
-    patch: Float[Array, " c"], bank: Float[Array, "N c"], mask: Bool[Array, " N"], neighbours: int
+    patch: Float[Array, "m c"], bank: Float[Array, "m N c"], counted: Bool[Array, " N"], neighbours: int
 ) -> Float[Array, ""]:
     """Weight of the image score (Eq. 7), `1 - exp|m - m*| / sum_b exp|m - m_b|`.
 
     Args:
-      patch: the patch `m` that is farthest from the bank; `m*` is the row nearest to it.
+      patch: the patch `m` that is farthest from the bank, in the modalities that its map looks at; `m*` is the row
+        nearest to it.
       bank: the bank.
-      mask: its rows that count.
+      counted: its rows that count.
       neighbours: b rows nearest to `m*`, itself among them.
     """
-    _, closest = nearest.nearest_rows(patch[None], bank, mask, 1)
-    squared, around = nearest.nearest_rows(bank[closest[0]], bank, mask, neighbours)
-    apart = jnp.sqrt(nearest.squared_distances(patch[None], bank[around[0]]))[0]
-    share = jax.nn.softmax(jnp.where(jnp.isfinite(squared[0]), apart, -jnp.inf))
+    rest = counted[None], nearest.together(len(patch))
+    _, closest = nearest.nearest_rows(patch[:, None], bank, *rest, 1)
+    squared, around = nearest.nearest_rows(bank[:, closest[0, 0]], bank, *rest, neighbours)
+    apart = jnp.sqrt(jnp.mean(jnp.sum((bank[:, around[0, 0]] - patch[:, None]) ** 2, axis=-1), axis=0))
+    share = jax.nn.softmax(jnp.where(jnp.isfinite(squared[0, 0]), apart, -jnp.inf))
     return 1.0 - share[0]
 
 
 def build(config: Config, modalities: tuple[str, ...]) -> Method:
-    """PatchCore with a config; params are one bank a map, layer groups are concatenated along channels.
+    """PatchCore with a config; layer groups are concatenated along channels.
 
-    A joint bank holds twice as many channels; the others' are padded with zeros, which changes no distance. `banks`
-    (k, N, c), `counted` (k, N) the rows that count, `origins` (k, N) the sample that each row is from, and `reach`
-    (k, N) with `config.reach`.
+    params are `banks` (m, N, c), and for each map `counted` (k, N) the rows that count, `origins` (k, N) the sample
+    that each is from, and `reach` (k, N) with `config.reach`.
     """
     return _functions(config, modalities)
 
 
 @functools.lru_cache
 def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
+    single, joint = nearest.each(len(modalities)), nearest.together(len(modalities))
+    maps = {"each": single, "joint": joint, "all": single + joint}[config.banks] if len(modalities) > 1 else single
+    names = tuple(modalities[of[0]] if len(of) < len(modalities) else "joint" for of in maps)
+
     def flatten(features: Features) -> Float[Array, "*batch m n gc"]:
         values = jnp.moveaxis(features.values.astype(jnp.float32), -3, -2)
         return values.reshape(*values.shape[:-2], -1)
 
-    def describe(fixed: Params, features: Features) -> Float[Array, "*batch k n gc"]:
+    def describe(fixed: Params, features: Features) -> Float[Array, "*batch m n gc"]:
         x = flatten(features)
         if config.standardise:
             x = (x - fixed["mean"][:, None]) / fixed["deviation"][:, None]
-        if config.distance == "cosine":
-            x = x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
-        if config.banks == "each":
-            return x
-        joint = jnp.moveaxis(x, -3, -2).reshape(*x.shape[:-3], 1, x.shape[-2], -1)
-        # Of unit vectors side by side the squared distance is the sum of both; halved, it is their mean.
-        joint = joint / len(modalities) ** 0.5
-        padded = jnp.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, joint.shape[-1] - x.shape[-1])])
-        return joint if config.banks == "joint" else jnp.concatenate([padded, joint], axis=-3)
+        return losses.unit(x) if config.distance == "cosine" else x
 
     def init(key: Array, support: Features) -> tuple[Params, Params]:
         del key
@@ -147,49 +144,57 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         deviation = jnp.std(x, axis=(0, 2), where=weight) + 1e-6
         return {}, {"mean": mean, "deviation": deviation}
 
+    def thin(rows: Float[Array, "m N c"], mask: Bool[Array, " N"]) -> tuple[Int[Array, "m r"], Bool[Array, "k r"]]:
+        """Coreset of each modality's bank; one of both side by side where a map looks at both."""
+        if maps == single:
+            return jax.vmap(lambda one: greedy_coreset(one, mask, config.coreset))(rows)
+        side_by_side = jnp.moveaxis(rows, 0, 1).reshape(mask.size, -1)
+        chosen, due = greedy_coreset(side_by_side, mask, config.coreset)
+        return jnp.tile(chosen, (len(rows), 1)), jnp.tile(due, (len(maps), 1))
+
     def finalize(learned: Params, fixed: Params, support: Features) -> Params:
         del learned
         of_samples, mask = jnp.moveaxis(describe(fixed, support), -3, 0), support.mask.ravel()
-        rows = of_samples.reshape(len(of_samples), mask.size, -1)
+        rows, shape = of_samples.reshape(len(of_samples), mask.size, -1), (len(maps), mask.size)
         samples, patches = support.mask.shape
-        bank = {"origins": jnp.broadcast_to(jnp.repeat(jnp.arange(samples), patches), rows.shape[:2])}
+        of_rows = {"origins": jnp.broadcast_to(jnp.repeat(jnp.arange(samples), patches), shape)}
         if config.reach:
-            bank["reach"] = jax.vmap(nearest.reaches, (0, None))(of_samples, support.mask)
+            of_rows["reach"] = nearest.reaches(of_samples, support.mask, maps)
         if config.coreset == 1:
-            return {"banks": rows, "counted": jnp.broadcast_to(mask, rows.shape[:2]), **bank, **fixed}
-        chosen, due = jax.vmap(lambda one: greedy_coreset(one, mask, config.coreset))(rows)
-        bank = {name: jnp.take_along_axis(values, chosen, 1) for name, values in bank.items()}
-        return {"banks": jnp.take_along_axis(rows, chosen[..., None], 1), "counted": due, **bank, **fixed}
+            return {"banks": rows, "counted": jnp.broadcast_to(mask, shape), **of_rows, **fixed}
+        chosen, due = thin(rows, mask)
+        of_map = jnp.stack([chosen[seen[0]] for seen in maps])
+        of_rows = {name: jnp.take_along_axis(values, of_map, 1) for name, values in of_rows.items()}
+        return {"banks": jnp.take_along_axis(rows, chosen[..., None], 1), "counted": due, **of_rows, **fixed}
 
     def score(params: Params, features: Features) -> Float[Array, "k n"]:
-        x = describe(params, features)
-        if config.neighbours > params["banks"].shape[1]:
-            raise ValueError(f"neighbours={config.neighbours} exceeds the {params['banks'].shape[1]} rows of a bank")
+        x, bank, counted = describe(params, features), params["banks"], params["counted"]
+        if config.neighbours > bank.shape[1]:
+            raise ValueError(f"neighbours={config.neighbours} exceeds the {bank.shape[1]} rows of a bank")
+        if config.neighbours == 1:
+            squared = nearest.nearest_row(x, bank, counted, maps, params.get("reach"))[..., None]
+        else:
+            squared, _ = nearest.nearest_rows(x, bank, counted, maps, config.neighbours, params.get("reach"))
+        # Of unit vectors half the squared distance is 1 - cos.
+        apart = squared / 2 if config.distance == "cosine" else jnp.sqrt(squared)
+        distances = jnp.mean(apart, axis=-1, where=jnp.isfinite(apart))
+        if not config.reweight:
+            return distances
+        worst = jnp.argmax(jnp.where(features.mask, distances, -jnp.inf), axis=-1)
+        weights = [
+            score_weight(x[jnp.array(seen), worst[i]], bank[jnp.array(seen)], counted[i], config.reweight)
+            for i, seen in enumerate(maps)
+        ]
+        return distances * jnp.stack(weights)[:, None]
 
-        def of_modality(patches, bank, counted, reach):
-            if config.neighbours == 1:
-                squared = nearest.nearest_row(patches, bank, counted, reach)[:, None]
-            else:
-                squared, _ = nearest.nearest_rows(patches, bank, counted, config.neighbours, reach)
-            # Of unit vectors half the squared distance is 1 - cos.
-            apart = squared / 2 if config.distance == "cosine" else jnp.sqrt(squared)
-            distances = jnp.mean(apart, axis=1, where=jnp.isfinite(apart))
-            if not config.reweight:
-                return distances
-            worst = jnp.argmax(jnp.where(features.mask, distances, -jnp.inf))
-            return distances * score_weight(patches[worst], bank, counted, config.reweight)
-
-        return jax.vmap(of_modality)(x, params["banks"], params["counted"], params.get("reach"))
-
-    maps = {"each": modalities, "joint": ("joint",), "all": (*modalities, "joint")}[config.banks]
-    return Method(maps, init, score, finalize=finalize, forget=nearest.forget)
+    return Method(names, init, score, finalize=finalize, forget=nearest.forget)
 
 
 PRESETS = {
     "default": Preset(Config()),
     # A tenth of the patches, Euclidean distances, Eq. 7. The paper's network is a WideResNet-50, whose features of two
     # layers it pools over 3x3 patches; here features are those of --encoder.
-    "paper": Preset(Config(coreset=0.1, distance="euclidean", reach=False, reweight=9)),
+    "paper": Preset(Config(banks="each", coreset=0.1, distance="euclidean", reach=False, reweight=9)),
 }
 
 ENTRY = Entry(Config, PRESETS, build)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 from ott.geometry import geometry
 
+from pirn_jax.methods.losses import unit
 from pirn_jax.methods.pirn import patches
 from pirn_jax.methods.pirn.patches import Factored, Patches
 
@@ -20,12 +21,6 @@ KERNEL_EPSILON = 0.03
 
 Epsilon = float | Float[Array, ""]
 """As an array it may differ between calls of one compiled program."""
-
-
-def unit(x: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
-    """Scales every row to length one; a zero row stays zero, and its gradient stays finite."""
-    squared = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
 
 
 def cosine_cost(z: Patches, p: Float[Array, "k c"]) -> Float[Array, "n k"]:

@@ -49,6 +49,7 @@ class Config:
         the gate shut for a whole training).
       mining_exponent: exponent of the soft mining loss (our choice, INP-Former's); 0 weighs all patches alike.
       score: distance of a patch, "cosine" as in line 23 of Algorithm 1; or "residual" (our choice), see `method.build`.
+      joint: whether residuals of both modalities are compared at once, too, in a map of its own (our choice).
       precision: "float32"; or "bfloat16" for features and matmul operands, summed in float32. Costs, transport plans,
         softmaxes, norms, losses, parameters and their optimiser stay float32. Features take half the memory. Meant for
         accelerators: CPUs multiply in float32 all the same, and the rounding costs them time.
@@ -73,6 +74,7 @@ class Config:
     gate_init: float = our_choice(1.0)
     mining_exponent: float = our_choice(3.0)
     score: str = "residual"
+    joint: bool = our_choice(True)
     precision: str = "float32"
 
     @property

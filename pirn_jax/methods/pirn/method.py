@@ -26,7 +26,8 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
     too: edges, prints, texture. With `score="residual"` the residual vector of a patch, `e/|e| - z_rec/|z_rec|`, is
     compared with those of the good parts' patches: the score is the least squared distance, in units of how far the
     other good parts lie from that patch (`nearest.reaches`). Without a reconstruction, and in units of one, that would
-    be twice the cosine distance of the nearest patch.
+    be twice the cosine distance of the nearest patch. With `joint` a third map compares the residuals of both
+    modalities at once, so that it sees what is normal in each and not together.
 
     Args:
       config: hyperparameters.
@@ -46,12 +47,15 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
 def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
     """PIRN but for its constants; the same objects for equal arguments."""
     decoder = Decoder(config)
+    maps, names = nearest.each(2), modalities
+    if config.joint:
+        maps, names = maps + nearest.together(2), (*modalities, "joint")
 
     def prepare(features: Features, fixed: Params) -> Float[Array, "*batch 2 n c"]:
         """Features as `config.tokens` has them, but for their scale."""
         values = jnp.mean(precision.rounded(features.values, config.precision), axis=-3)
         if config.tokens == "length":
-            return bpa.unit(values) * values.shape[-1] ** 0.5
+            return losses.unit(values) * values.shape[-1] ** 0.5
         if config.tokens == "standardise":
             return (values - fixed["mean"][:, None]) / fixed["deviation"][:, None]
         return values
@@ -109,28 +113,17 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         """Residual of each patch: the difference of the unit vectors of patch and rebuilt patch."""
         scaled = tokens(features, fixed)
         rebuilt: Any = decoder.apply({"params": learned}, scaled, features.mask, fixed["epsilon"])
-        return bpa.unit(scaled) - bpa.unit(jax.vmap(patches.dense)(rebuilt))
+        return losses.unit(scaled) - losses.unit(jax.vmap(patches.dense)(rebuilt))
 
     def remember(learned: Params, fixed: Params, support: Features) -> Params:
         rows = jax.vmap(lambda features: residuals(learned, fixed, features))(support)
-        rows = jnp.moveaxis(rows, 1, 0)
-        samples, count = support.mask.shape
-        return {
-            "learned": learned,
-            "fixed": fixed,
-            "bank": rows.reshape(2, -1, rows.shape[-1]),
-            "reach": jax.vmap(nearest.reaches, (0, None))(rows, support.mask),
-            "counted": support.mask.ravel(),
-            "origins": jnp.repeat(jnp.arange(samples), count),
-        }
+        return {"learned": learned, "fixed": fixed, **nearest.remember(rows, support.mask, maps)}
 
-    def score_residuals(params: Params, features: Features) -> Float[Array, "2 n"]:
-        rows = residuals(params["learned"], params["fixed"], features)
-        given = rows, params["bank"], params["counted"], params["reach"]
-        return jax.vmap(nearest.nearest_row, (0, 0, None, 0))(*given)
+    def score_residuals(params: Params, features: Features) -> Float[Array, "k n"]:
+        return nearest.distances(params, residuals(params["learned"], params["fixed"], features), maps)
 
     if config.score == "residual":
-        return Method(modalities, init, score_residuals, loss, remember, nearest.forget, precision=config.precision)
+        return Method(names, init, score_residuals, loss, remember, nearest.forget, precision=config.precision)
     return Method(modalities, init, score, loss, precision=config.precision)
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import jraph
 from jaxtyping import Array, Float, Int
 
-from pirn_jax.methods.pirn import bpa, patches
+from pirn_jax.methods import losses
+from pirn_jax.methods.pirn import patches
 from pirn_jax.methods.pirn.patches import Factored, Patches
 from pirn_jax.methods.pirn.precision import product
 
@@ -37,7 +38,7 @@ def cross_modal_edges(
     k = p.shape[1]
     if not 1 <= neighbours <= k:
         raise ValueError(f"{neighbours} neighbours asked for, but each modality has {k} prototypes")
-    similarity = jax.lax.stop_gradient(bpa.unit(p[0]) @ bpa.unit(p[1]).T)
+    similarity = jax.lax.stop_gradient(losses.unit(p[0]) @ losses.unit(p[1]).T)
     to_first = jax.lax.top_k(similarity, neighbours)[1] + k
     to_second = jax.lax.top_k(similarity.T, neighbours)[1]
     nodes = jnp.arange(2 * k)
