@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,12 +64,22 @@ def difference(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " m"], 
     return Difference(mean, error, paired, verdict)
 
 
-def write_page(path: str | os.PathLike[str], runs: Mapping[str, dict[str, Any]]) -> None:
+Rows = Sequence[tuple[str, Sequence[str]]]
+
+
+def write_page(
+    path: str | os.PathLike[str],
+    runs: Mapping[str, dict[str, Any]],
+    columns: Sequence[str] = (),
+    overview: Mapping[str, Rows] = MappingProxyType({}),
+) -> None:
     """Writes a page that compares every run with the first, or replaces it in one step.
 
     Args:
       path: the HTML file.
-      runs: content of `results.json` by the name to show, two or more.
+      runs: content of `results.json` by the name to show.
+      columns: of the overview.
+      overview: tables to begin with by their captions, rows of names and texts.
 
     Raises:
       InputError: if a run has no category and number of shots in common with the first.
@@ -77,6 +88,8 @@ def write_page(path: str | os.PathLike[str], runs: Mapping[str, dict[str, Any]])
     text = page.render(
         "comparison.html.jinja",
         names=list(runs),
+        columns=columns,
+        overview=overview,
         sections=[_section(base, first, name, second) for name, second in others],
         different=_different([results["settings"] for results in runs.values()]),
         environments=_different([results["versions"] for results in runs.values()]),

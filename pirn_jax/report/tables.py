@@ -98,9 +98,7 @@ def group_rows(categories: Sequence[dict[str, Any]], metrics: Sequence[str]) -> 
         some = [groups[name] for groups in categories if name in groups]
         regions = [group["regions"] for group in some if group["regions"] is not None]
         counts = [str(sum(group["parts"] for group in some)), str(sum(regions)) if regions else UNDEFINED]
-        rows.append(
-            (name, [*counts, *(_mean_text([group["metrics"][metric] for group in some]) for metric in metrics)])
-        )
+        rows.append((name, [*counts, *(mean_text([group["metrics"][metric] for group in some]) for metric in metrics)]))
     return rows
 
 
@@ -118,8 +116,8 @@ def interval_text(group: dict[str, Any], good: int) -> str:
     return f"{low:.2f} – {high:.2f}"
 
 
-def _mean_text(categories: Sequence[Sequence[float | None]]) -> str:
-    """Of the mean over categories, seed by seed."""
+def mean_text(categories: Sequence[Sequence[float | None]]) -> str:
+    """`mean ± std` of the mean over categories, seed by seed; categories where a value is undefined are left out."""
     defined = [values for values in categories if None not in values]
     return score_text(*summarize([math.fsum(values) / len(values) for values in zip(*defined, strict=True)]))
 
