@@ -26,7 +26,7 @@ from pirn_jax.geometry import (
     normals_open3d,
 )
 
-_CACHE_VERSION = "4"
+_CACHE_VERSION = "5"
 """Part of every cache key; changes whenever the same files and settings would give other inputs."""
 
 NORMALS = {"exact": normals.estimate, "open3d": normals_open3d.estimate}

@@ -1,4 +1,4 @@
-"""Gaps that a scanner leaves within a part: a hole in the data is no edge of the surface."""
+"""Gaps that a scanner leaves within a part: a few lost points are no edge of the surface."""
 
 from typing import Any
 
@@ -6,9 +6,12 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Bool, Float
 
+WIDEST = 3.0
+"""Half the width in pixels of gaps that are filled (our choice): wider ones are holes, or what nothing is seen of."""
+
 
 def fill(field: Float[np.ndarray, "h w c"], region: Bool[np.ndarray, "h w"]) -> Float[np.ndarray, "h w c"]:
-    """The field with unknown pixels of the part taken from the nearest known one.
+    """The field with narrow gaps of the part taken from the nearest known pixel.
 
     Args:
       field: zero where unknown.
@@ -17,6 +20,10 @@ def fill(field: Float[np.ndarray, "h w c"], region: Bool[np.ndarray, "h w"]) -> 
     known = np.any(field != 0, axis=-1)
     if not known.any() or known[region].all():
         return field
-    nearest: Any = scipy.ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
-    row, column = nearest
-    return np.where((region & ~known)[..., None], field[row, column], field)
+    found: Any = scipy.ndimage.distance_transform_edt(~known, return_indices=True)
+    distance, (row, column) = found
+    components: Any = scipy.ndimage.label(~known & region, np.ones((3, 3)))
+    labels = components[0]
+    deepest = scipy.ndimage.maximum(distance, labels, np.arange(labels.max() + 1))
+    narrow = (labels > 0) & (np.asarray(deepest)[labels] <= WIDEST)
+    return np.where(narrow[..., None], field[row, column], field)

@@ -20,7 +20,7 @@ _PAPER_FLAGS = {
 
 PRESETS = {
     # Our choice for the minutes of a laptop.
-    "default": Preset(Config(), Recipe(epochs=10, learning_rate=1e-3, batch_size=4)),
+    "default": Preset(Config(), Recipe(epochs=5, learning_rate=1e-3, batch_size=4)),
     # Eqs. 4 to 11 as printed; the paper names no optimiser, rate, epochs or batch: those are INP-Former's but for Adam.
     "paper": Preset(
         Config(
