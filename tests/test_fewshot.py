@@ -68,7 +68,7 @@ def test_results_keep_the_contract(finished):
         regions = [group["regions"] for group in some]
         mean = np.average([group["metrics"]["aupro_30"] for group in some], axis=0, weights=regions)
         np.testing.assert_allclose(mean, whole)
-    assert results["good_parts"] == {"knob": 3}
+    assert results["good_parts"] == {"knob": 4}
     episodes = results["episodes"]["2"]["knob"]
     assert len(episodes) == 11
     assert all(len(set(episode)) == 2 and episode[0].startswith("train/good/") for episode in episodes)

@@ -141,7 +141,12 @@ def test_scores_compare_patches_with_their_reconstruction(score):
     own = residuals(part.values, PART)
     if score == "residual":
         of_good = [residuals(*of) for of in zip(support.values, np.asarray(support.mask), strict=True)]
-        squared = lambda a, b: np.square(a[:, :, None] - b[:, None]).sum(-1)  # noqa: E731
+
+        def squared(a, b):
+            """Of both modalities, and their mean."""
+            each = np.square(a[:, :, None] - b[:, None]).sum(-1)
+            return np.concatenate([each, each.mean(0, keepdims=True)])
+
         others = [np.concatenate([b for b in of_good if b is not a], 1) for a in of_good]
         reach = np.concatenate([squared(a, b).min(-1) for a, b in zip(of_good, others, strict=True)], 1)
         reach += 3 * reach.mean(1, keepdims=True)

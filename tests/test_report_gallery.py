@@ -17,7 +17,10 @@ from tests import reports
 SIZE = (40, 60)
 NATIVE = Preparation(size=56, normals="native", foreground="none")
 ONES = np.ones(2, np.float32)
-SPEC = Spec("mvtec3d", (5,), 4, "patchcore", Config(), None, pretrained.load("random"), NATIVE, sigma=0.0, fusion="sum")
+PER_MODALITY = Config(banks="each")
+SPEC = Spec(
+    "mvtec3d", (5,), 4, "patchcore", PER_MODALITY, None, pretrained.load("random"), NATIVE, sigma=0.0, fusion="sum"
+)
 
 
 @dataclasses.dataclass(frozen=True)
