@@ -8,6 +8,9 @@ from pirn_jax.data.sample import Splits
 from pirn_jax.inputs import Preparation
 from tools import console
 
+DEBUG_COUNTS = procedural.Counts(train=4, validation=1, good=4, per_defect=1)
+"""Parts of a study of under a minute."""
+
 
 def preparation() -> Preparation:
     """Preparation of the built-in parts, with the tolerances that the catalogue has for them."""

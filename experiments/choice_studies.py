@@ -1,4 +1,4 @@
-"""What each study of choices compares: rows of settings, changed from the default of `experiments.fewshot`."""
+"""Rows of the studies of choices: settings changed from the default of `experiments.fewshot`."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from experiments import by_modality
+from experiments import builtin_parts, by_modality
 from pirn_jax import cache
 from pirn_jax.data import catalogue, procedural
 from pirn_jax.data.problems import InputError
@@ -26,8 +26,6 @@ from pirn_jax.study import results, run, storage
 from pirn_jax.study.spec import Spec
 from pirn_jax.training import parallel
 from tools import console, dataset_flags
-
-_DEBUG_COUNTS = procedural.Counts(train=4, validation=1, good=4, per_defect=1)
 
 _METHODS = flags.DEFINE_list("methods", ["all"], f"Methods: {', '.join(METHODS)}; or all.")
 _SHOTS = flags.DEFINE_list("shots", ["10"], "Numbers of good parts to learn from.")
@@ -126,7 +124,7 @@ def _run() -> None:
     output = pathlib.Path(_OUTPUT.value)
     parallel.keep_compiled(cache.cache_directory() / "xla")
     specs = _specs()
-    splits = dataset_flags.read(_DEBUG_COUNTS if _DEBUG.value else procedural.DEFAULT_COUNTS)
+    splits = dataset_flags.read(builtin_parts.DEBUG_COUNTS if _DEBUG.value else procedural.DEFAULT_COUNTS)
     found = {}
     for name, spec in specs.items():
         content, _ = run.run(spec, splits, output / name, console.stage)

@@ -14,7 +14,7 @@ import re
 
 from absl import app, flags
 
-from experiments import hyperparameters, metric_settings, processes
+from experiments import builtin_parts, hyperparameters, metric_settings, processes
 from pirn_jax import cache, features, scoring
 from pirn_jax.data import procedural
 from pirn_jax.data.problems import InputError
@@ -25,8 +25,6 @@ from pirn_jax.study import grid, results, run, storage
 from pirn_jax.study.spec import MODALITIES, Spec
 from pirn_jax.training import parallel
 from tools import console, dataset_flags
-
-_DEBUG_COUNTS = procedural.Counts(train=4, validation=1, good=4, per_defect=1)
 
 flags.DEFINE_list("shots", ["10"], "Numbers of good parts to learn from.")
 flags.DEFINE_integer("seeds", 10, "How many random draws of the good parts.", lower_bound=1)
@@ -167,7 +165,7 @@ def _run() -> None:
     specs = _specs()
     output = _output_directory(next(iter(specs.values())))
     chosen = {output / name: spec for name, spec in _chosen(specs).items()}
-    splits = dataset_flags.read(_DEBUG_COUNTS if FLAGS.debug else procedural.DEFAULT_COUNTS)
+    splits = dataset_flags.read(builtin_parts.DEBUG_COUNTS if FLAGS.debug else procedural.DEFAULT_COUNTS)
     parameters, writes = hyperparameters.grid(), parallel.process()[0] == 0
     if parameters and writes:
         grid.write_plan(output, parameters)

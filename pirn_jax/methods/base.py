@@ -153,6 +153,12 @@ def our_choice(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"our_choice": True})
 
 
+def require_two(what: str, modalities: tuple[str, ...]) -> None:
+    """Raises ValueError, beginning with what a method does, unless it is given two modalities."""
+    if len(modalities) != 2:
+        raise ValueError(f"{what}, got {', '.join(modalities)}")
+
+
 def check(method: Method, support: Features) -> None:
     """Traces a method without computing anything.
 

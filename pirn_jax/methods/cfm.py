@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pirn_jax.methods import losses
+from pirn_jax.methods import base, losses, statistics
 from pirn_jax.methods.base import Entry, Features, Method, Params, Preset, Recipe
 
 FUSIONS = ("product", "sum")
@@ -82,9 +82,7 @@ def predict(module: nn.Module, learned: Params, x: Float[Array, "2 n c"]) -> Flo
 
 def scales(support: Features) -> Float[Array, "2"]:
     """Root mean square of each modality's channels over the good parts."""
-    values, weight = jnp.mean(support.values.astype(jnp.float32), axis=-3), support.mask[:, None, :, None]
-    squares = jnp.sum(jnp.where(weight, values**2, 0.0), axis=(0, 2, 3))
-    return jnp.sqrt(squares / (jnp.sum(support.mask) * values.shape[-1]))
+    return statistics.root_mean_square(jnp.mean(support.values.astype(jnp.float32), axis=-3), support.mask)
 
 
 def tokens(features: Features, scale: Float[Array, "2"]) -> Float[Array, "*batch 2 n c"]:
@@ -94,8 +92,7 @@ def tokens(features: Features, scale: Float[Array, "2"]) -> Float[Array, "*batch
 
 def disagreement(found: Float[Array, "m n c"], x: Float[Array, "m n c"], mask: Bool[Array, " n"]) -> Float[Array, " m"]:
     """`1 - cos` of prediction and patch, its mean over the part, for each modality; no gradient reaches the patches."""
-    distance = losses.cosine_distance(losses.products(x, found))
-    return jnp.sum(jnp.where(mask, distance, 0.0), axis=-1) / jnp.maximum(jnp.sum(mask), 1)
+    return statistics.mean(losses.cosine_distance(losses.products(x, found)), mask)
 
 
 def combined(found: Float[Array, "2 n c"], x: Float[Array, "2 n c"], combine: str) -> Float[Array, "1 n"]:
@@ -104,19 +101,13 @@ def combined(found: Float[Array, "2 n c"], x: Float[Array, "2 n c"], combine: st
     return jnp.prod(apart, axis=0, keepdims=True) if combine == "product" else jnp.sum(apart, axis=0, keepdims=True)
 
 
-def two(name: str, modalities: tuple[str, ...]) -> None:
-    """Raises ValueError unless there are two modalities."""
-    if len(modalities) != 2:
-        raise ValueError(f"{name} predicts each of two modalities from the other, got {', '.join(modalities)}")
-
-
 def build(config: Config, modalities: tuple[str, ...]) -> Method:
     """CFM with a config; `learned` are both mappers' weights, `fixed` is `{"scale": (2,)}`.
 
     Raises:
       ValueError: if there are not two modalities.
     """
-    two("cfm", modalities)
+    base.require_two("cfm predicts each of two modalities from the other", modalities)
     return _functions(config, modalities)
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pirn_jax.methods import cfm, losses, nearest
+from pirn_jax.methods import base, cfm, losses, nearest
 from pirn_jax.methods.base import Entry, Features, Method, Params, Preset, Published, Recipe, our_choice
 from pirn_jax.methods.patchcore import greedy_coreset
 
@@ -68,7 +68,7 @@ def closest(
     x: Float[Array, "n c"], keys: Float[Array, "N c"], counted: Bool[Array, " N"], count: int, own: bool
 ) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
     """Cosines of the keys nearest to each query, falling, and their indices; `own` leaves out the query's own patch."""
-    cosines = losses.unit(x) @ losses.unit(keys).T
+    cosines = losses.cosines(x, keys)
     usable = counted & (cosines < _SAME) if own else counted
     found, chosen = jax.lax.top_k(jnp.where(usable, cosines, -jnp.inf), count)
     return found, chosen
@@ -116,7 +116,7 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
     Raises:
       ValueError: if there are not two modalities.
     """
-    cfm.two("cfr", modalities)
+    base.require_two("cfr predicts each of two modalities from the other", modalities)
     return _functions(config, modalities)
 
 

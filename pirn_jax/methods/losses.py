@@ -56,6 +56,11 @@ def unit(x: Float[Array, "*rows c"]) -> Float[Array, "*rows c"]:
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-12))
 
 
+def cosines(x: Float[Array, "n c"], rows: Float[Array, "k c"]) -> Float[Array, "n k"]:
+    """Cosines of patches and rows; 0 where either is zero."""
+    return unit(x) @ unit(rows).T
+
+
 def inner(a: Float[Array, "*rows c"], b: Float[Array, "*rows c"]) -> Float[Array, "*rows"]:
     """Inner products of corresponding rows."""
     return jnp.sum(a * b, axis=-1)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pirn_jax.methods import losses, nearest
+from pirn_jax.methods import losses, nearest, statistics
 from pirn_jax.methods.base import Entry, Features, Method, Params, Preset, our_choice
 
 DISTANCES = ("cosine", "euclidean")
@@ -138,10 +138,7 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         del key
         if not config.standardise:
             return {}, {}
-        x = flatten(support)
-        weight = jnp.broadcast_to(support.mask[:, None, :, None], x.shape)
-        mean = jnp.mean(x, axis=(0, 2), where=weight)
-        deviation = jnp.std(x, axis=(0, 2), where=weight) + 1e-6
+        mean, deviation = statistics.moments(flatten(support), support.mask)
         return {}, {"mean": mean, "deviation": deviation}
 
     def thin(rows: Float[Array, "m N c"], mask: Bool[Array, " N"]) -> tuple[Int[Array, "m r"], Bool[Array, "k r"]]:
@@ -154,18 +151,16 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
 
     def finalize(learned: Params, fixed: Params, support: Features) -> Params:
         del learned
-        of_samples, mask = jnp.moveaxis(describe(fixed, support), -3, 0), support.mask.ravel()
-        rows, shape = of_samples.reshape(len(of_samples), mask.size, -1), (len(maps), mask.size)
-        samples, patches = support.mask.shape
-        of_rows = {"origins": jnp.broadcast_to(jnp.repeat(jnp.arange(samples), patches), shape)}
-        if config.reach:
-            of_rows["reach"] = nearest.reaches(of_samples, support.mask, maps)
+        of_rows = nearest.remember(describe(fixed, support), support.mask, maps)
+        rows = of_rows.pop("bank")
+        if not config.reach:
+            del of_rows["reach"]
         if config.coreset == 1:
-            return {"banks": rows, "counted": jnp.broadcast_to(mask, shape), **of_rows, **fixed}
-        chosen, due = thin(rows, mask)
+            return {"banks": rows, **of_rows, **fixed}
+        chosen, due = thin(rows, support.mask.ravel())
         of_map = jnp.stack([chosen[seen[0]] for seen in maps])
         of_rows = {name: jnp.take_along_axis(values, of_map, 1) for name, values in of_rows.items()}
-        return {"banks": jnp.take_along_axis(rows, chosen[..., None], 1), "counted": due, **of_rows, **fixed}
+        return {"banks": jnp.take_along_axis(rows, chosen[..., None], 1), **of_rows, "counted": due, **fixed}
 
     def score(params: Params, features: Features) -> Float[Array, "k n"]:
         x, bank, counted = describe(params, features), params["banks"], params["counted"]

@@ -1,4 +1,4 @@
-"""How far an AUROC may be off because there are few test parts."""
+"""Intervals of AUROCs of few test parts."""
 
 import math
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pirn_jax.methods import losses, nearest
+from pirn_jax.methods import base, losses, nearest, statistics
 from pirn_jax.methods.base import Features, Method, Params
 from pirn_jax.methods.pirn import bpa, patches, precision, prototypes
 from pirn_jax.methods.pirn.decoder import Config, Decoder
@@ -36,8 +36,7 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
     Raises:
       ValueError: if there are not two.
     """
-    if len(modalities) != 2:
-        raise ValueError(f"pirn exchanges prototypes between two modalities, got {', '.join(modalities)}")
+    base.require_two("pirn exchanges prototypes between two modalities", modalities)
     epsilon = bpa.KERNEL_EPSILON / 2 if config.log_domain else bpa.KERNEL_EPSILON
     shared = _functions(dataclasses.replace(config, epsilon=epsilon), modalities)
     return shared._replace(constants={"epsilon": config.epsilon})
@@ -73,15 +72,12 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         return compared, jnp.mean(jnp.stack(jax.tree.leaves(sown)), axis=0)
 
     def init(key: Array, support: Features) -> tuple[Params, Params]:
-        weight, fixed = support.mask[:, None, :, None], {}
+        fixed = {}
         if config.tokens == "standardise":
             raw = jnp.mean(support.values.astype(jnp.float32), axis=-3)
-            shown = jnp.broadcast_to(weight, raw.shape)
-            fixed["mean"] = jnp.mean(raw, axis=(0, 2), where=shown)
-            fixed["deviation"] = jnp.std(raw, axis=(0, 2), where=shown) + 1e-6
+            fixed["mean"], fixed["deviation"] = statistics.moments(raw, support.mask)
         values = prepare(support, fixed)
-        squares = jnp.sum(jnp.where(weight, values**2, 0.0), axis=(0, 2, 3))
-        fixed["scale"] = jnp.sqrt(squares / (jnp.sum(support.mask) * values.shape[-1]))
+        fixed["scale"] = statistics.root_mean_square(values, support.mask)
         scaled = values / fixed["scale"][:, None, None]
         learned = decoder.init(key, scaled[0], support.mask[0], config.epsilon)["params"]
         return start(key, learned, scaled, support.mask), {**fixed, "epsilon": jnp.asarray(config.epsilon)}

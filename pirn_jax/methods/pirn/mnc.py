@@ -38,7 +38,7 @@ def cross_modal_edges(
     k = p.shape[1]
     if not 1 <= neighbours <= k:
         raise ValueError(f"{neighbours} neighbours asked for, but each modality has {k} prototypes")
-    similarity = jax.lax.stop_gradient(losses.unit(p[0]) @ losses.unit(p[1]).T)
+    similarity = jax.lax.stop_gradient(losses.cosines(p[0], p[1]))
     to_first = jax.lax.top_k(similarity, neighbours)[1] + k
     to_second = jax.lax.top_k(similarity.T, neighbours)[1]
     nodes = jnp.arange(2 * k)

@@ -1,4 +1,4 @@
-"""Where prototypes start: noise, patches of the good parts, or the means of their clusters.
+"""Start of the prototypes: noise, patches of the good parts, or the means of their clusters.
 
 `N` patches of all good parts, `k` prototypes, `c` channels; everything is for one modality.
 """

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pirn_jax.methods import losses, nearest
+from pirn_jax.methods import base, losses, nearest, statistics
 from pirn_jax.methods.base import Features, Method, Params
 from pirn_jax.methods.uip_ad.config import Config
 from pirn_jax.methods.uip_ad.decoder import Network
@@ -16,19 +16,9 @@ _EPSILON = 1e-8
 """Of Eq. 10 (our choice)."""
 
 
-def cosines(x: Float[Array, "n c"], p: Float[Array, "k c"]) -> Float[Array, "n k"]:
-    """Cosines of patches and prototypes."""
-    return losses.unit(x) @ losses.unit(p).T
-
-
-def mean(values: Float[Array, " n"], mask: Bool[Array, " n"]) -> Float[Array, ""]:
-    """Mean over the patches of the part."""
-    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
-
-
 def target(unified: Float[Array, "n c"], p: Float[Array, "k c"], temperature: float) -> Float[Array, "n c"]:
     """Soft reconstruction of patches from prototypes (Eq. 7)."""
-    return jax.nn.softmax(cosines(unified, p) / temperature, axis=-1) @ p
+    return jax.nn.softmax(losses.cosines(unified, p) / temperature, axis=-1) @ p
 
 
 def assignment_loss(
@@ -38,16 +28,18 @@ def assignment_loss(
 
     One-hot vectors of the nearest prototypes have no gradient; softmaxes of the cosines stand for them.
     """
-    found = jnp.stack([cosines(of, p) for of in x])
+    found = jnp.stack([losses.cosines(of, p) for of in x])
     soft, hard = jax.nn.softmax(found / temperature, axis=-1), jnp.argmax(found, axis=-1)
-    return mean(jnp.sum(jnp.abs(soft[0] - soft[1]), axis=-1), mask), mean(2.0 * (hard[0] != hard[1]), mask)
+    return statistics.mean(jnp.sum(jnp.abs(soft[0] - soft[1]), axis=-1), mask), statistics.mean(
+        2.0 * (hard[0] != hard[1]), mask
+    )
 
 
 def entropy_loss(
     unified: Float[Array, "n c"], p: Float[Array, "k c"], mask: Bool[Array, " n"], temperature: float
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """L_p of Eq. 10 from soft frequencies of the prototypes, and its literal value, whose counts have no gradient."""
-    found = cosines(unified, p)
+    found = losses.cosines(unified, p)
     soft = jax.nn.softmax(found / temperature, axis=-1)
     hard = jax.nn.one_hot(jnp.argmax(found, axis=-1), len(p))
     frequencies = (jnp.sum(jnp.where(mask[:, None], of, 0.0), axis=0) / jnp.sum(mask) for of in (soft, hard))
@@ -57,7 +49,7 @@ def entropy_loss(
 
 def gather_loss(x: Float[Array, "m n c"], p: Float[Array, "k c"], mask: Bool[Array, " n"]) -> Float[Array, ""]:
     """Mean distance of patches to their nearest prototype (INP-Former), over several maps of a sample."""
-    return jnp.mean(jnp.stack([mean(1.0 - jnp.max(cosines(of, p), axis=-1), mask) for of in x]))
+    return jnp.mean(jnp.stack([statistics.mean(1.0 - jnp.max(losses.cosines(of, p), axis=-1), mask) for of in x]))
 
 
 def build(config: Config, modalities: tuple[str, ...]) -> Method:
@@ -66,8 +58,7 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
     Raises:
       ValueError: if there are not two modalities.
     """
-    if len(modalities) != 2:
-        raise ValueError(f"uip_ad unifies two modalities, got {', '.join(modalities)}")
+    base.require_two("uip_ad unifies two modalities", modalities)
     return _functions(config)
 
 
@@ -82,9 +73,7 @@ def _functions(config: Config) -> Method:
         return network.apply({"params": learned}, scaled(features, fixed), features.mask)
 
     def init(key: Array, support: Features) -> tuple[Params, Params]:
-        values, weight = support.values.astype(jnp.float32), support.mask[:, None, None, :, None]
-        squares = jnp.sum(jnp.where(weight, values**2, 0.0), axis=(0, 2, 3, 4))
-        fixed = {"scale": jnp.sqrt(squares / (jnp.sum(support.mask) * values.shape[2] * values.shape[-1]))}
+        fixed = {"scale": statistics.root_mean_square(support.values.astype(jnp.float32), support.mask)}
         return network.init(key, scaled(support, fixed)[0], support.mask[0])["params"], fixed
 
     def loss(learned: Params, fixed: Params, batch: Features) -> tuple[Float[Array, ""], dict[str, Array]]:
@@ -113,7 +102,7 @@ def _functions(config: Config) -> Method:
             mined = functools.partial(losses.soft_mining, exponent=config.mining_exponent)
             return jnp.mean(jax.vmap(mined, in_axes=(1, None))(compared, mask))
         distance = losses.cosine_distance(compared)
-        return jnp.mean(jax.vmap(lambda of, m: jnp.mean(jax.vmap(mean, (0, None))(of, m)))(distance, mask))
+        return jnp.mean(jax.vmap(statistics.mean)(distance, mask))
 
     def score(params: Params, features: Features) -> Float[Array, "1 n"]:
         learned, fixed = params
