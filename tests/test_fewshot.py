@@ -16,7 +16,7 @@ from pirn_jax.study import storage
 from tests import commands, reference
 
 # Eleven runs are more than one group, so that an interrupted study has something to continue.
-TINY = ("--debug", "--encoder=random", "--num_layers=1")
+TINY = ("--debug", "--encoder=random", "--num_layers=1", "--grid=8")
 STUDY = (*TINY, "--categories=knob", "--seeds=11", "--epochs=8", "--learning_rate=0.003")
 
 
@@ -116,7 +116,7 @@ def test_maps_have_the_size_of_the_images_and_their_maximum_ranks_the_parts(fini
 
 def test_the_peer_form_is_that_of_the_maps_which_the_study_writes(cache, tmp_path):
     # The built-in knob lies in the cache already.
-    flags = ("--debug", "--method=patchcore", "--encoder=random", "--categories=gear", "--seeds=1")
+    flags = ("--debug", "--method=patchcore", "--encoder=random", "--grid=8", "--categories=gear", "--seeds=1")
     flags += ("--metrics=peer", "--limits=.1")
     status, output, errors = run(cache, *flags, f"--output_dir={tmp_path}")
     assert status == 0, errors
@@ -220,7 +220,7 @@ def test_a_long_training_continues_inside_a_group_to_the_same_bits(cache, tmp_pa
 
 @pytest.mark.parametrize("fusion", ["sum", "calibrated"])
 def test_patchcore_runs_from_study_to_page(cache, tmp_path, fusion):
-    flags = ("--debug", "--method=patchcore", "--encoder=random", "--categories=knob", "--coreset=.1")
+    flags = ("--debug", "--method=patchcore", "--encoder=random", "--grid=8", "--categories=knob", "--coreset=.1")
     status, output, errors = run(cache, *flags, f"--fusion={fusion}", f"--output_dir={tmp_path}")
     assert status == 0, errors
     assert "patchcore" in output
@@ -231,7 +231,7 @@ def test_patchcore_runs_from_study_to_page(cache, tmp_path, fusion):
     banks = storage.load_params(tmp_path, "2-000")["banks"]
     # A tenth of the patches that show the part.
     assert banks.shape[:2] == (2, 2)
-    assert banks.shape[2] < 0.1 * 2 * 16**2
+    assert banks.shape[2] < 0.1 * 2 * 8**2
     scales = np.load(tmp_path / "groups" / "2-000.npz")["scales"]
     assert (scales == 1).all() if fusion == "sum" else (scales != 1).all()
 
@@ -247,6 +247,7 @@ def test_the_preset_and_its_open_choices_are_in_the_results(finished):
 
 def test_default_encoders_lie_side_by_side_and_blocks_of_one_can_be_chosen(cache, tmp_path):
     flags = ("--debug", "--method=patchcore", "--categories=knob", "--seeds=1", "--save_maps=none")
+    flags += ("--input_size=112",)
     found = []
     for name, more in (("both", ()), ("first", ("--encoder=builtin", "--blocks=2,1", "--grid=8"))):
         status, output, errors = run(cache, *flags, *more, f"--output_dir={tmp_path / name}")
@@ -255,7 +256,7 @@ def test_default_encoders_lie_side_by_side_and_blocks_of_one_can_be_chosen(cache
         assert not (tmp_path / name / "maps").exists()
         found.append(json.loads((tmp_path / name / "results.json").read_text()))
     both, first = (results["settings"] for results in found)
-    assert (both["encoder"], len(both["encoder_blocks"]), both["grid"]) == ("builtin,lite0,chroma", 3, 28)
+    assert (both["encoder"], len(both["encoder_blocks"]), both["grid"]) == ("builtin,lite0,chroma", 3, 14)
     assert (first["encoder"], first["encoder_blocks"], first["grid"]) == ("builtin", [[[1, 2]]], 8)
     for name, channels in (("both", 256 + 40 + 112 + 64), ("first", 256)):
         params = storage.load_params(tmp_path / name, "2-000")
@@ -313,7 +314,7 @@ WRONG = {
     "same shots": (("--shots=2,02",), "--shots=2,02"),
     "unknown method": (
         ("--method=resnet",),
-        "unknown method 'resnet'; choose one of pirn, uip_ad, cfr, cfm, patchcore",
+        "unknown method 'resnet'; choose one of pirn, uip_ad, cfr, cfm, inp_former, patchcore",
     ),
     "unknown preset": (("--preset=mine",), "unknown preset 'mine' of pirn; choose one of default, paper"),
     "another method's flag": (

@@ -148,7 +148,7 @@ json.dump(answer, open(sys.argv[1], "w"))
 def eight(tmp_path_factory):
     """Answers of a process with eight simulated devices."""
     path = tmp_path_factory.mktemp("eight") / "answer.json"
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    environment = {**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-c", SCRIPT, str(path)]
     subprocess.run(command, check=True, env=environment, cwd=pathlib.Path(__file__).parent.parent)
     return json.loads(path.read_text())

@@ -19,7 +19,7 @@ from tests import commands
 
 # Eleven runs are two groups: one for each process.
 STUDY = ("--debug", "--encoder=random", "--num_layers=1", "--nomnc", "--noapr", "--categories=knob", "--seeds=11")
-STUDY += ("--epochs=200", "--checkpoint_minutes=0")
+STUDY += ("--epochs=200", "--checkpoint_minutes=0", "--grid=8")
 
 
 @pytest.fixture(scope="module", autouse=True)

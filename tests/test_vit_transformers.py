@@ -65,9 +65,9 @@ MODELS = {
     "DINO base, patch 16": (dino, (768, 2, 12, 16)),
 }
 SIZES = {
-    "small": ("224", "518", "112x560"),
+    "small": ("224", "112x560"),
     "small with registers": ("224", "112x560"),
-    "base, 2 blocks": ("112x560",),
+    "base, 2 blocks": ("518", "112x560"),
     "giant with registers, 2 blocks": ("112x560",),
     "DINO base, patch 16": ("224", "112x560"),
 }
