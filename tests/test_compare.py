@@ -1,7 +1,9 @@
 """All methods on the same parts: the table, the page, and what is refused."""
 
 import json
+import re
 
+from pirn_jax.data import procedural
 from tests import commands
 
 
@@ -24,10 +26,15 @@ def test_methods_stand_side_by_side(tmp_path):
     page = (tmp_path / "compare.html").read_text()
     assert "Overview" in page
     assert rows[0][1][4] in page
+    # A defect of the combination with the map of each method between what the methods see and what is marked.
+    told = [name for name in procedural.DEFECTS["gear"] if procedural.DEFECTS["gear"][name].modality == "combination"]
+    assert any(f"<bdi>gear, {name}, " in page for name in told)
+    headings = re.findall(r"<figcaption>([^<]*)</figcaption>", page)
+    assert headings == ["RGB", "Normals", "cfm", "patchcore", "Ground truth"]
 
 
 def test_unknown_methods_are_refused(tmp_path):
     done = commands.run("experiments.compare", "--methods=resnet", f"--output_dir={tmp_path / 'out'}")
     assert done.returncode == 1
-    assert "--methods=resnet: unknown; choose from pirn, uip_ad, cfr, cfm, patchcore, or all" in done.stderr
+    assert "--methods=resnet: unknown; choose from pirn, uip_ad, cfr, cfm, inp_former, patchcore, or all" in done.stderr
     assert not (tmp_path / "out").exists()

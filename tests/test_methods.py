@@ -7,6 +7,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from pirn_jax import methods, scoring
@@ -14,7 +15,7 @@ from pirn_jax.encoders import pretrained
 from pirn_jax.inputs import Preparation
 from pirn_jax.methods import base
 from pirn_jax.methods.base import Features, Method, Preset, Recipe
-from pirn_jax.study.spec import Spec
+from pirn_jax.study.spec import Spec, shots_note
 from pirn_jax.training import parallel, train
 from pirn_jax.training.episodes import Run
 
@@ -152,7 +153,8 @@ def test_heads_that_do_not_divide_the_channels_are_refused():
 
 
 def test_unknown_names_are_refused_with_the_choices():
-    with pytest.raises(ValueError, match="unknown method 'inp'; choose one of pirn, uip_ad, cfr, cfm, patchcore"):
+    choices = "pirn, uip_ad, cfr, cfm, inp_former, patchcore"
+    with pytest.raises(ValueError, match=f"unknown method 'inp'; choose one of {choices}"):
         methods.find("inp")
     with pytest.raises(ValueError, match="unknown preset 'fast' of patchcore; choose one of default, paper"):
         methods.choose("patchcore", "fast")
@@ -199,6 +201,50 @@ def test_a_study_has_a_recipe_if_and_only_if_its_method_descends(name, recipe, t
         Spec("mvtec3d", (2,), 1, name, config, recipe, encoder, Preparation(56))
     other = Recipe() if recipe is None else None
     assert Spec("mvtec3d", (2,), 1, name, config, other, encoder, Preparation(56)).build().maps == (*BOTH, "joint")
+
+
+@pytest.mark.parametrize(
+    ("name", "shots", "expected"),
+    [
+        ("cfr", (1, 2, 4), ""),
+        ("cfr", (2, 5, 10), "cfr is published with 1 and 4 good parts; with 5 or 10 its settings may not be the best"),
+        ("uip_ad", (10,), "uip_ad is published with all good parts; with 10 its settings may not be the best"),
+        ("patchcore", (10,), ""),
+    ],
+)
+def test_numbers_of_good_parts_that_a_method_was_not_made_for_are_told(name, shots, expected):
+    preset, encoder = methods.choose(name, "default"), pretrained.load("builtin")
+    spec = Spec("mvtec3d", shots, 1, name, preset.config, preset.recipe, encoder, Preparation(56))
+    assert shots_note(spec) == expected
+
+
+@pytest.mark.parametrize(("schedule", "ends"), [("constant", (1.0, 1.0, 1.0)), ("cosine", (0.0, 1.0, 0.1))])
+def test_a_schedule_gives_each_step_its_share_of_the_learning_rate(schedule, ends):
+    rates = Recipe(schedule=schedule).rates(200)
+    assert rates.shape == (200,)
+    np.testing.assert_allclose([rates[0], rates[10], rates[-1]], ends, atol=1e-3)
+    assert (np.diff(rates[10:]) <= 0).all()
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="unknown schedule 'linear'; choose one of constant, cosine"):
+        Recipe(schedule="linear")
+
+
+def test_steps_follow_the_method_s_optimizer_and_the_recipe_s_schedule():
+    # Of plain gradient descent on x the sum of all rates is the way that x takes.
+    def init(key, support):
+        del key, support
+        return {"x": jnp.zeros(())}, {"centre": jnp.zeros((2, C)), "power": jnp.asarray(1.0)}
+
+    def loss(learned, fixed, batch):
+        del fixed
+        return learned["x"] + 0.0 * batch.values.sum(), {}
+
+    method = toy()._replace(init=init, loss=loss, optimizer=optax.identity())
+    recipe = Recipe(epochs=25, learning_rate=0.1, batch_size=2, schedule="cosine")
+    trained, _, _ = study(method, recipe)
+    np.testing.assert_allclose(parallel.collect(trained.learned)["x"], -0.1 * recipe.rates(25).sum(), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", methods.METHODS)

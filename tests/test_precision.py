@@ -70,7 +70,7 @@ def trained(parts):
     found, order = {}, np.random.default_rng(2).integers(PARTS - 1, size=(1, STEPS, 2))
     for config in (dataclasses.replace(of, num_layers=1) for of in (FULL, HALF)):
         programs, state = started(pirn.build(config, BOTH), parts)
-        state, metrics = programs.steps(state, parts, np.zeros(1, int), order)
+        state, metrics = programs.steps(state, parts, np.zeros(1, int), order, np.ones(STEPS, np.float32))
         assert metrics["loss"][0, -1] < 0.8 * metrics["loss"][0, 0]
         found[config.precision] = state, score(config, state, parts)[0]
     return found

@@ -107,7 +107,7 @@ def test_programs_call_no_library_that_waits_in_the_threads_of_xla(features):
     params = state.learned, state.fixed
     texts = [
         programs.init.compile(*start).as_text(),
-        programs.steps.compile(state, features, category, np.zeros((2, 2, 2), int)).as_text(),
+        programs.steps.compile(state, features, category, np.zeros((2, 2, 2), int), np.ones(2, np.float32)).as_text(),
         scoring.compile_program(METHOD).compile(params, features, category, np.zeros(2, int)).as_text(),
         scoring.compile_support_program(METHOD).compile(params, features, category, chosen).as_text(),
     ]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pirn_jax.methods import base, uip_ad
+from pirn_jax.methods import base, losses, uip_ad
 from pirn_jax.methods.base import Features
 from pirn_jax.methods.uip_ad import Config, method
 from pirn_jax.training import train
@@ -115,7 +115,7 @@ def test_losses_by_hand():
     np.testing.assert_allclose([soft, hard], 1.0, atol=1e-6)
     soft, hard = method.entropy_loss(x[0], p, mask, 0.01)
     np.testing.assert_allclose([soft, hard], -np.log(2), atol=1e-6)
-    np.testing.assert_allclose(method.gather_loss(x, p, mask), 0.0, atol=1e-6)
+    np.testing.assert_allclose(losses.gather(x, p, mask), 0.0, atol=1e-6)
     np.testing.assert_allclose(method.target(x[0], p, 0.01), x[0], atol=1e-6)
 
 

@@ -1,6 +1,6 @@
 """Methods: frozen patch features of good parts in, anomaly distances of every patch out."""
 
-from pirn_jax.methods import cfm, cfr, patchcore, pirn, uip_ad
+from pirn_jax.methods import cfm, cfr, inp_former, patchcore, pirn, uip_ad
 from pirn_jax.methods.base import Entry
 
 METHODS: dict[str, Entry] = {
@@ -8,6 +8,7 @@ METHODS: dict[str, Entry] = {
     "uip_ad": uip_ad.ENTRY,
     "cfr": cfr.ENTRY,
     "cfm": cfm.ENTRY,
+    "inp_former": inp_former.ENTRY,
     "patchcore": patchcore.ENTRY,
 }
 """By the name that `--method` takes."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pirn_jax.methods import base, losses, statistics
-from pirn_jax.methods.base import Entry, Features, Method, Params, Preset, Recipe
+from pirn_jax.methods.base import Entry, Features, Method, Params, Preset, Recipe, published_rows
 
 FUSIONS = ("product", "sum")
 _PYTORCH = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -141,4 +141,12 @@ PRESETS = {
     "paper": Preset(Config(), Recipe(epochs=50, learning_rate=1e-3, batch_size=4)),
 }
 
-ENTRY = Entry(Config, PRESETS, build)
+PUBLISHED = published_rows(
+    "PIRN paper, Table 1",
+    {
+        "mvtec3d": {"5": (0.811, 0.949), "10": (0.845, 0.954), "50": (0.906, 0.965)},
+        "eyecandies": {"5": (0.795, 0.801), "10": (0.838, 0.825), "50": (0.852, 0.851)},
+    },
+)
+
+ENTRY = Entry(Config, PRESETS, build, PUBLISHED)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from pirn_jax.methods import base, cfm, losses, nearest
-from pirn_jax.methods.base import Entry, Features, Method, Params, Preset, Published, Recipe, our_choice
+from pirn_jax.methods.base import Entry, Features, Method, Params, Preset, Recipe, our_choice, published_rows
 from pirn_jax.methods.patchcore import greedy_coreset
 
 _RELIABLE = 0.95
@@ -66,12 +66,15 @@ class Config:
 
 def closest(
     x: Float[Array, "n c"], keys: Float[Array, "N c"], counted: Bool[Array, " N"], count: int, own: bool
-) -> tuple[Float[Array, "n k"], Int[Array, "n k"]]:
-    """Cosines of the keys nearest to each query, falling, and their indices; `own` leaves out the query's own patch."""
+) -> tuple[Int[Array, "n k"], Bool[Array, "n k"]]:
+    """The keys nearest to each query, by falling cosine, and which of them count.
+
+    `own` leaves out the query's own patch.
+    """
     cosines = losses.cosines(x, keys)
     usable = counted & (cosines < _SAME) if own else counted
     found, chosen = jax.lax.top_k(jnp.where(usable, cosines, -jnp.inf), count)
-    return found, chosen
+    return chosen, jnp.isfinite(found)
 
 
 class Retriever(nn.Module):
@@ -79,30 +82,26 @@ class Retriever(nn.Module):
 
     Attributes:
       width: channels of queries, keys and values.
-      candidates: keys that take part.
     """
 
     width: int
-    candidates: int
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "n c"],
-        keys: Float[Array, "N c"],
-        values: Float[Array, "N c"],
-        counted: Bool[Array, " N"],
-        own: bool,
+        keys: Float[Array, "n k c"],
+        values: Float[Array, "n k c"],
+        known: Bool[Array, "n k"],
     ) -> Float[Array, "n c"]:
-        """Returns RGB patches for geometry patches; with `own` none comes from the query's own."""
+        """Returns RGB patches for geometry patches, from each one's candidates that are known."""
         linear = functools.partial(nn.Dense, use_bias=False, kernel_init=nn.initializers.lecun_normal())
-        cosines, chosen = closest(x, keys, counted, self.candidates, own)
         query, key, value = (
             linear(self.width, name=name)(of) for name, of in (("query", x), ("key", keys), ("value", values))
         )
-        logits = jnp.sum(query[:, None] * key[chosen], axis=-1) * self.width**-0.5
-        attention = jax.nn.softmax(jnp.where(jnp.isfinite(cosines), logits, -1e9), axis=-1)
-        return linear(x.shape[-1], name="out")(jnp.sum(attention[..., None] * value[chosen], axis=1))
+        logits = jnp.sum(query[:, None] * key, axis=-1) * self.width**-0.5
+        attention = jax.nn.softmax(jnp.where(known, logits, -1e9), axis=-1)
+        return linear(x.shape[-1], name="out")(jnp.sum(attention[..., None] * value, axis=1))
 
 
 def build(config: Config, modalities: tuple[str, ...]) -> Method:
@@ -111,7 +110,8 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
     `learned` holds the `mappers` and the `retriever`, which the loss trains side by side without a common gradient;
     the code trains one after the other, and the retriever at a tenth of the learning rate. `fixed` holds `scale` (2,)
     and the banks: `rgb` (N, c), and `keys`, `values` (N, c); `counted` (2, N) says which rows count, `origins` (2, N)
-    from which sample they are.
+    from which sample they are. `near` and `known` (s, n, k) are the candidates of the good parts' own patches, which
+    would take most of a step to look for; `means` (s, c) of their geometry tell which part a batch shows.
 
     Raises:
       ValueError: if there are not two modalities.
@@ -122,7 +122,7 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
 
 @functools.lru_cache
 def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
-    module, retriever = cfm.mappers(config.hidden, gated=True), Retriever(config.width, config.candidates)
+    module, retriever = cfm.mappers(config.hidden, gated=True), Retriever(config.width)
 
     def banks(x: Float[Array, "s 2 n c"], mask: Bool[Array, "s n"]) -> Params:
         rows, origins = (
@@ -145,13 +145,19 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         first, second = jax.random.split(key)
         learned = {"mappers": module.init(first, x[0])["params"]}
         if config.replacement and config.retrieval:
-            given = x[0, 1], fixed["keys"], fixed["values"], fixed["counted"][1]
-            learned["retriever"] = retriever.init(second, *given, own=True)["params"]
+            bank = fixed["keys"], fixed["counted"][1], config.candidates
+            near, known = jax.lax.map(lambda of: closest(of, *bank, own=True), x[:, 1])
+            fixed |= {"near": near, "known": known, "means": geometry_mean(x, support.mask)}
+            shown = x[0, 1], fixed["keys"][near[0]], fixed["values"][near[0]], known[0]
+            learned["retriever"] = retriever.init(second, *shown)["params"]
         return learned, fixed
 
-    def retrieve(learned: Params, fixed: Params, counted: Array, x: Array, own: bool) -> Float[Array, "n c"]:
-        given = x[1], fixed["keys"], fixed["values"], counted[1]
-        return jnp.asarray(retriever.apply({"params": learned["retriever"]}, *given, own=own))
+    def geometry_mean(x: Float[Array, "*batch 2 n c"], mask: Bool[Array, "*batch n"]) -> Float[Array, "*batch c"]:
+        return jnp.mean(x[..., 1, :, :], axis=-2, where=mask[..., None])
+
+    def retrieve(learned: Params, fixed: Params, x: Array, near: Array, known: Array) -> Float[Array, "n c"]:
+        given = x[1], fixed["keys"][near], fixed["values"][near], known
+        return jnp.asarray(retriever.apply({"params": learned["retriever"]}, *given))
 
     def loss(learned: Params, fixed: Params, batch: Features) -> tuple[Float[Array, ""], dict[str, Array]]:
         def of_sample(x: Array, mask: Array) -> dict[str, Array]:
@@ -161,7 +167,8 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
                 back = cfm.predict(module, learned["mappers"], found)
                 terms["cycle"] = jnp.sum(cfm.disagreement(back, x, mask))
             if "retriever" in learned:
-                retrieved = retrieve(learned, fixed, fixed["counted"], x, own=True)
+                which = jnp.argmin(jnp.sum((fixed["means"] - geometry_mean(x, mask)) ** 2, axis=-1))
+                retrieved = retrieve(learned, fixed, x, fixed["near"][which], fixed["known"][which])
                 terms["retrieval"] = cfm.disagreement(retrieved[None], x[:1], mask)[0]
             return terms
 
@@ -196,9 +203,10 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         found = cfm.predict(module, learned["mappers"], x)
         if config.replacement:
             if config.retrieval:
-                better = retrieve(learned, fixed, counted, x, own=False)
+                near = closest(x[1], fixed["keys"], counted[1], config.candidates, own=False)
+                better = retrieve(learned, fixed, x, *near)
             else:
-                better = fixed["rgb"][closest(x[0], fixed["rgb"], counted[0], 1, own=False)[1][:, 0]]
+                better = fixed["rgb"][closest(x[0], fixed["rgb"], counted[0], 1, own=False)[0][:, 0]]
             unreliable = doubt(found[0], fixed, counted) >= params["threshold"]
             found = found.at[0].set(jnp.where(unreliable[:, None], better, found[0]))
         return cfm.combined(found, x, config.combine)
@@ -214,15 +222,12 @@ PRESETS = {
 }
 
 
-def _row(dataset: str, shots: str, image: float, aupro: float) -> Published:
-    return Published(dataset, shots, "CFR's project page", 10, image, None, aupro)
-
-
-PUBLISHED = (
-    _row("mvtec3d", "1", 0.740, 0.923),
-    _row("mvtec3d", "4", 0.805, 0.942),
-    _row("eyecandies", "1", 0.759, 0.827),
-    _row("eyecandies", "4", 0.779, 0.847),
+PUBLISHED = published_rows(
+    "CFR's project page",
+    {
+        "mvtec3d": {"1": (0.740, 0.923), "4": (0.805, 0.942)},
+        "eyecandies": {"1": (0.759, 0.827), "4": (0.779, 0.847)},
+    },
 )
 
 ENTRY = Entry(Config, PRESETS, build, PUBLISHED)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from pirn_jax.methods import statistics
+
 _DEVICES = contextvars.ContextVar[tuple[str, Sequence[Sequence[int]]] | None]("devices", default=None)
 
 
@@ -102,6 +104,11 @@ def soft_mining(rows: Products, mask: Bool[Array, "batch n"], exponent: float = 
     weighted = Products(_weighted(rows.mixed, weight), _weighted(rows.rebuilt, weight), rows.target)
     whole = jax.tree.map(lambda x: jnp.sum(jnp.where(mask, x, 0.0), axis=1), weighted)
     return jnp.mean(cosine_distance(whole))
+
+
+def gather(maps: Float[Array, "m n c"], p: Float[Array, "k c"], mask: Bool[Array, " n"]) -> Float[Array, ""]:
+    """INP-Former's gather loss: mean distance of patches to their nearest prototype, over several maps of a sample."""
+    return jnp.mean(jnp.stack([statistics.mean(1.0 - jnp.max(cosines(of, p), axis=-1), mask) for of in maps]))
 
 
 def _weighted(x: Float[Array, "batch n"], weight: Float[Array, "batch n"]) -> Float[Array, "batch n"]:

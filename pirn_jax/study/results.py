@@ -15,7 +15,7 @@ from pirn_jax.data.problems import InputError
 from pirn_jax.metrics import exact
 from pirn_jax.study.data import StudyData
 from pirn_jax.study.groups import FinishedGroup
-from pirn_jax.study.spec import Spec
+from pirn_jax.study.spec import Spec, shots_note
 from pirn_jax.training.episodes import Run
 
 SCHEMA = 1
@@ -74,7 +74,7 @@ def collect(spec: Spec, settings: dict[str, Any], data: StudyData, groups: Seque
         ),
         "timings": _timings(data.seconds, groups),
         "versions": versions(),
-        "notes": [note for note in (spec.encoder.note, *data.notes) if note],
+        "notes": [note for note in (spec.encoder.note, shots_note(spec), *data.notes) if note],
     }
 
 

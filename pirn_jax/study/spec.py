@@ -115,6 +115,18 @@ def our_choices(spec: Spec) -> list[str]:
     return found
 
 
+def shots_note(spec: Spec) -> str:
+    """A sentence where a method is published with other numbers of good parts than the study has; else empty."""
+    published = dict.fromkeys(row.shots for row in methods.find(spec.method).published)
+    numbers = [int(text) for text in published if text != "all"]
+    odd = [n for n in spec.shots if not numbers or not min(numbers) <= n <= max(numbers)]
+    if not published or not odd:
+        return ""
+    *most, last = published
+    told, asked = " and ".join(filter(None, [", ".join(most), last])), " or ".join(map(str, odd))
+    return f"{spec.method} is published with {told} good parts; with {asked} its settings may not be the best"
+
+
 def describe(spec: Spec, categories: list[str], names: list[str]) -> dict[str, Any]:
     """Every flag and constant that can change a number, by name.
 

@@ -19,8 +19,6 @@ from pirn_jax.training.episodes import Run
 MAX_STEPS_PER_CALL = 25
 """Most steps in one call of the compiled program: often enough to show progress and to stop."""
 
-_ADAM = optax.scale_by_adam()
-
 
 class State(NamedTuple):
     """State of a run between steps.
@@ -28,7 +26,7 @@ class State(NamedTuple):
     Attributes:
       learned: parameters with gradient.
       fixed: parameters without.
-      optimizer: moments of Adam; empty for a method without gradient descent.
+      optimizer: state of the method's optimiser; empty for a method without gradient descent.
       learning_rate: scalar; in the state, so that one compiled program serves all values of it.
     """
 
@@ -57,8 +55,8 @@ class Programs(NamedTuple):
 
     Attributes:
       init: `(keys (runs,), features, category (runs,), episodes (runs, shots), learning rate, constants) -> State`.
-      steps: `(State, features, category (runs,), indices (runs, steps, batch)) -> (State, metrics)`, each
-        metric (runs, steps), the loss among them; None for a method without gradient descent.
+      steps: `(State, features, category (runs,), indices (runs, steps, batch), rates (steps,)) -> (State, metrics)`,
+        each metric (runs, steps), the loss among them; None for a method without gradient descent.
       finalize: `(learned, fixed, features, category, episodes) -> params`; None where nothing is to be done.
       constants: of the method.
     """
@@ -95,15 +93,17 @@ def compile_programs(method: Method, devices: Sequence[Any] | None = None) -> Pr
     """
     on = None if devices is None else tuple(devices)
     return Programs(
-        _compile_init(method.init, method.loss is not None, on),
-        None if method.loss is None else _compile_steps(method.loss, on),
+        _compile_init(method.init, None if method.loss is None else method.optimizer, on),
+        None if method.loss is None else _compile_steps(method.loss, method.optimizer, on),
         None if method.finalize is base.keep else _compile_finalize(method.finalize, on),
         dict(method.constants),
     )
 
 
 @functools.lru_cache
-def _compile_init(init_params: Callable, learns: bool, devices: tuple[Any, ...] | None) -> parallel.Program:
+def _compile_init(
+    init_params: Callable, optimizer: optax.GradientTransformation | None, devices: tuple[Any, ...] | None
+) -> parallel.Program:
     def init(
         key: Array,
         features: Features,
@@ -115,24 +115,37 @@ def _compile_init(init_params: Callable, learns: bool, devices: tuple[Any, ...] 
         learned, fixed = init_params(key, take(features, category, episode))
         if constants:
             fixed = {**fixed, **constants}
-        return State(learned, fixed, _ADAM.init(learned) if learns else (), learning_rate)
+        return State(learned, fixed, () if optimizer is None else optimizer.init(learned), learning_rate)
 
     return parallel.Program(init, (0, None, 0, 0, None, None), (None,) * 6, devices=devices)
 
 
 @functools.lru_cache
-def _compile_steps(loss: Callable, devices: tuple[Any, ...] | None) -> parallel.Program:
-    def train_step(state: State, batch: Features) -> tuple[State, Metrics]:
+def _compile_steps(
+    loss: Callable, optimizer: optax.GradientTransformation, devices: tuple[Any, ...] | None
+) -> parallel.Program:
+    def train_step(state: State, batch: Features, rate: Float[Array, ""]) -> tuple[State, Metrics]:
         (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.learned, state.fixed, batch)
         gradient, metrics = losses.batch_mean((gradient, {"loss": value, **metrics}))
-        updates, optimizer = _ADAM.update(gradient, state.optimizer)
-        learned = jax.tree.map(lambda x, update: x - state.learning_rate * update, state.learned, updates)
-        return state._replace(learned=learned, optimizer=optimizer), metrics
+        updates, moments = optimizer.update(gradient, state.optimizer, state.learned)
+        rate = rate * state.learning_rate
+        learned = jax.tree.map(lambda x, update: x - rate * update, state.learned, updates)
+        return state._replace(learned=learned, optimizer=moments), metrics
 
-    def steps(state: State, features: Features, category: Int[Array, ""], indices: Int[Array, "t b"]):
-        return jax.lax.scan(lambda carry, chosen: train_step(carry, take(features, category, chosen)), state, indices)
+    def steps(
+        state: State,
+        features: Features,
+        category: Int[Array, ""],
+        indices: Int[Array, "t b"],
+        rates: Float[Array, " t"],
+    ):
+        def step(carry: State, of_step: tuple[Array, Array]) -> tuple[State, Metrics]:
+            chosen, rate = of_step
+            return train_step(carry, take(features, category, chosen), rate)
 
-    return parallel.Program(steps, (0, None, 0, 0), (None, None, None, 2), donate=(0,), devices=devices)
+        return jax.lax.scan(step, state, (indices, rates))
+
+    return parallel.Program(steps, (0, None, 0, 0, None), (None, None, None, 2, None), donate=(0,), devices=devices)
 
 
 @functools.lru_cache
@@ -173,6 +186,7 @@ def advance(
     features: Features,
     category: Int[np.ndarray, " r"],
     indices: Int[np.ndarray, "r t b"],
+    rates: Float[np.ndarray, " t"] | None = None,
 ) -> tuple[list[State], dict[str, Float[np.ndarray, "r t"]]]:
     """Trains all runs for some steps.
 
@@ -182,6 +196,7 @@ def advance(
       features: features of the good parts of every category.
       category: index of each run's category in `features`.
       indices: samples of each run's batches, as indices into its category's features.
+      rates: share of the learning rate that each step takes, by default all of it.
 
     Returns:
       The states afterwards, and every metric of the method.
@@ -189,9 +204,10 @@ def advance(
     step = programs.steps
     if step is None:
         raise ValueError("a method without a loss takes no steps")
+    rates = np.ones(indices.shape[1], np.float32) if rates is None else rates
 
     def steps(state: State, share: slice) -> tuple[State, dict[str, np.ndarray]]:
-        result = step(state, features, category[share], indices[share])
+        result = step(state, features, category[share], indices[share], rates)
         return parallel.pick(result, lambda of: of[0]), parallel.collect([parallel.pick(result, lambda of: of[1])])
 
     states, metrics = zip(*threads.each(steps, states, parallel.shares(len(category))), strict=True)
@@ -232,7 +248,8 @@ def train(
     history: dict[str, np.ndarray] = {}
     if programs.steps is not None and recipe is not None:
         indices = _indices(runs, chosen, recipe)
-        states, history = _descend(programs, states, runs, features, category, indices, progress, checkpoint)
+        order = indices, recipe.rates(indices.shape[1])
+        states, history = _descend(programs, states, runs, features, category, order, progress, checkpoint)
     learned = [parallel.pick(state, lambda of: of.learned) for state in states]
     fixed = [parallel.pick(state, lambda of: of.fixed) for state in states]
     finalize = programs.finalize
@@ -252,12 +269,13 @@ def _descend(
     runs: Sequence[Run],
     features: Features,
     category: np.ndarray,
-    indices: Int[np.ndarray, "r t b"],
+    order: tuple[Int[np.ndarray, "r t b"], Float[np.ndarray, " t"]],
     progress: Callable[[int, float], None],
     checkpoint: Checkpoint | None,
 ) -> tuple[list[State], dict[str, np.ndarray]]:
-    """All steps of a training, or those that its checkpoint has not done."""
-    start, history, steps = 0, {}, indices.shape[1]
+    """All steps of a training, or those that its checkpoint has not done; `order` is batches and rates of each step."""
+    (indices, rates), start, history = order, 0, {}
+    steps = len(rates)
     restored = None if checkpoint is None else checkpoint.restore()
     if restored is not None:
         start, leaves, history = restored
@@ -265,7 +283,8 @@ def _descend(
         progress(start, float(history["loss"][:, -1].mean()))
     length = steps_per_call(steps)
     for first in range(start, steps, length):
-        states, metrics = advance(programs, states, features, category, indices[:, first : first + length])
+        now = slice(first, first + length)
+        states, metrics = advance(programs, states, features, category, indices[:, now], rates[now])
         _check_finite(metrics["loss"], first, runs)
         history = {
             name: np.concatenate([history[name], new], axis=1) if history else new for name, new in metrics.items()
@@ -292,7 +311,8 @@ def bytes_needed(programs: Programs, runs: int, features: Features, shots: int, 
         return parallel.bytes_of(programs.init.compile(*start))
     steps = steps_per_call(len(episodes.batches(Run("", shots, 0), recipe.epochs, recipe.batch_size)))
     indices = jax.ShapeDtypeStruct((runs, steps, recipe.batch_size), jnp.int32)
-    return parallel.bytes_of(programs.steps.compile(programs.init.shapes(*start), features, category, indices))
+    rates = jax.ShapeDtypeStruct((steps,), jnp.float32)
+    return parallel.bytes_of(programs.steps.compile(programs.init.shapes(*start), features, category, indices, rates))
 
 
 def steps_per_call(steps: int) -> int:

@@ -111,15 +111,9 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         rebuilt: Any = decoder.apply({"params": learned}, scaled, features.mask, fixed["epsilon"])
         return losses.unit(scaled) - losses.unit(jax.vmap(patches.dense)(rebuilt))
 
-    def remember(learned: Params, fixed: Params, support: Features) -> Params:
-        rows = jax.vmap(lambda features: residuals(learned, fixed, features))(support)
-        return {"learned": learned, "fixed": fixed, **nearest.remember(rows, support.mask, maps)}
-
-    def score_residuals(params: Params, features: Features) -> Float[Array, "k n"]:
-        return nearest.distances(params, residuals(params["learned"], params["fixed"], features), maps)
-
     if config.score == "residual":
-        return Method(names, init, score_residuals, loss, remember, nearest.forget, precision=config.precision)
+        found = nearest.by_residuals(residuals, maps)
+        return Method(names, init, loss=loss, precision=config.precision, **found)
     return Method(modalities, init, score, loss, precision=config.precision)
 
 

@@ -47,11 +47,6 @@ def entropy_loss(
     return one, other
 
 
-def gather_loss(x: Float[Array, "m n c"], p: Float[Array, "k c"], mask: Bool[Array, " n"]) -> Float[Array, ""]:
-    """Mean distance of patches to their nearest prototype (INP-Former), over several maps of a sample."""
-    return jnp.mean(jnp.stack([statistics.mean(1.0 - jnp.max(losses.cosines(of, p), axis=-1), mask) for of in x]))
-
-
 def build(config: Config, modalities: tuple[str, ...]) -> Method:
     """UIP-AD with a config; `learned` are the network's weights, `fixed` is `{"scale": (2,)}`, as in PIRN.
 
@@ -83,7 +78,7 @@ def _functions(config: Config) -> Method:
             x, mask = jnp.mean(scaled(features, fixed), axis=1), features.mask
             l_a, told_a = assignment_loss(x, p, mask, config.temperature)
             l_p, told_p = entropy_loss(unified, p, mask, config.temperature)
-            terms = {"assignment": l_a, "entropy": l_p, "gather": gather_loss(jnp.stack([unified, *x]), p, mask)}
+            terms = {"assignment": l_a, "entropy": l_p, "gather": losses.gather(jnp.stack([unified, *x]), p, mask)}
             literal = {"assignment_literal": told_a, "entropy_literal": told_p}
             return losses.products(wanted, rebuilt), {**terms, **literal}
 
@@ -115,13 +110,6 @@ def _functions(config: Config) -> Method:
         left = jnp.moveaxis(losses.unit(maps) - losses.unit(rebuilt), 0, 1)
         return left.reshape(1, len(left), -1)
 
-    def remember(learned: Params, fixed: Params, support: Features) -> Params:
-        rows = jax.vmap(lambda features: residuals(learned, fixed, features))(support)
-        return {"learned": learned, "fixed": fixed, **nearest.remember(rows, support.mask, nearest.each(1))}
-
-    def score_residuals(params: Params, features: Features) -> Float[Array, "1 n"]:
-        return nearest.distances(params, residuals(params["learned"], params["fixed"], features), nearest.each(1))
-
     if config.score == "residual":
-        return Method(("unified",), init, score_residuals, loss, remember, nearest.forget)
+        return Method(("unified",), init, loss=loss, **nearest.by_residuals(residuals, nearest.each(1)))
     return Method(("unified",), init, score, loss)
