@@ -24,6 +24,7 @@ from absl import app, flags, logging
 from experiments.suites import (
     encoder,
     latency,
+    methods,
     metrics,
     normals,
     patchcore,
@@ -43,6 +44,7 @@ SUITES = {
     "sinkhorn": sinkhorn.measure,
     "score": score.measure,
     "patchcore": patchcore.measure,
+    "methods": methods.measure,
     "latency": latency.measure,
     "encoder": encoder.measure,
     "normals": normals.measure,
@@ -53,7 +55,7 @@ SUITES = {
 _PLOTS = {"scaling": scaling.plot}
 """SVG files of what a suite found, besides its numbers."""
 
-_EXTRAS = dict.fromkeys(("train", "score", "patchcore", "latency", "encoder", "table"), "convert") | {
+_EXTRAS = dict.fromkeys(("train", "score", "patchcore", "methods", "latency", "encoder", "table"), "convert") | {
     "normals": "open3d"
 }
 

@@ -14,6 +14,8 @@ from pirn_jax.study.spec import Spec
 
 _PATCHCORE = {"method": "patchcore", "grid": 16}
 _FINE = {"method": "patchcore", "grid": 28}
+_UIP_AD = {"method": "uip_ad", "grid": 16}
+_CFR = {"method": "cfr", "grid": 16}
 
 
 def _each(name: str, *values: Any, start: Mapping[str, Any] = MappingProxyType({})) -> list[dict[str, Any]]:
@@ -51,6 +53,23 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
     "mining": _each("mining_exponent", 0.0, 1.0),
     "neighbours": _each("neighbours", 1, 10),
     "heads": _each("heads", 1, 8),
+    # Rows A to D of UIP-AD's Table 5, its numbers of prototypes, and what its equations leave open.
+    "uip_ad": [
+        _UIP_AD,
+        {**_UIP_AD, "ucp": False},
+        {**_UIP_AD, "cpg": False},
+        {**_UIP_AD, "assignment_weight": 0.0},
+        {**_UIP_AD, "entropy_weight": 0.0},
+        *_each("num_prototypes", 6, 32, start=_UIP_AD)[1:],
+        *({**_UIP_AD, **of} for of in ({"residual": True}, {"separate": True}, {"gather_weight": 0.0})),
+        *_each("score", "cosine", start=_UIP_AD)[1:],
+    ],
+    "cfr": [_CFR, {**_CFR, "retrieval": False}, {**_CFR, "replacement": False}, {**_CFR, "cycle": False}],
+    "combine": [
+        *_each("combine", "sum", start={"method": "cfm", "grid": 16}),
+        *_each("combine", "sum", start=_CFR),
+    ],
+    "inp_former": _each("score", "cosine", start={"method": "inp_former", "grid": 16}),
     "modules": [{}, {"apr": False}, {"mnc": False}, {"assignment": "softmax"}, {"gate_init": 0.0}],
 }
 """Rows of each study: what a row changes of the default of `experiments.fewshot`."""

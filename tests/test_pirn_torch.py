@@ -20,6 +20,7 @@ from pirn_jax.training import episodes, parallel, train
 from pirn_jax.training.episodes import Run
 
 torch = pytest.importorskip("torch")
+from experiments.baselines_torch import layers  # noqa: E402
 from experiments.baselines_torch import pirn as torch_pirn  # noqa: E402
 from experiments.baselines_torch.dinov2 import Form, TorchViT  # noqa: E402
 
@@ -134,7 +135,7 @@ def test_ten_steps_of_training_agree():
     trained, told = train.train(programs, [RUN], shared, np.zeros(1, int), chosen[None], RECIPE)
     order = chosen[episodes.batches(RUN, RECIPE.epochs, RECIPE.batch_size)]
     batches = (theirs(train.take(values, some)) for some in order)
-    losses = torch_pirn.train(model, batches, RECIPE.learning_rate)
+    losses = layers.train(model, batches, RECIPE.learning_rate)
     assert len(losses) == 10
     assert losses[-1] < losses[0] - 0.01
     np.testing.assert_allclose(told["loss"][0], losses, rtol=1e-4)

@@ -7,7 +7,7 @@ those of the paper, in the forms that PyTorch has ready: attention is `scaled_do
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from experiments.baselines_torch.dinov2 import TorchViT
+from experiments.baselines_torch.layers import project, soft_mining
 from pirn_jax.methods.pirn import Config
 
 _OPTIONS = {
@@ -57,26 +58,6 @@ class TransportPlan(torch.autograd.Function):
         beta = torch.linalg.solve(schur, by_column - share @ by_row)
         alpha = (by_row - plan @ beta) / rows
         return (plan * (alpha + beta.mT) - moved) / ctx.epsilon, None, None
-
-
-class Weighted(torch.autograd.Function):
-    """The input itself; its gradient is multiplied by a weight."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:  # noqa: D102
-        ctx.save_for_backward(weight)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:  # noqa: D102
-        return gradients[0] * ctx.saved_tensors[0], None
-
-
-def project(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """A linear layer with weights of its own for each modality: (2, batch, rows, c) by (2, c, d)."""
-    flat = x.flatten(1, 2)
-    product = torch.bmm(flat, weight) if bias is None else torch.baddbmm(bias[:, None], flat, weight)
-    return product.unflatten(1, x.shape[1:3])
 
 
 def _empty(*shape: int) -> nn.Parameter:
@@ -219,12 +200,7 @@ class Pirn(nn.Module):
 
     def loss(self, features):
         """Soft mining loss, the mean of both modalities."""
-        rebuilt = self(features)
-        with torch.no_grad():
-            distance = 1 - functional.cosine_similarity(features, rebuilt, dim=-1)
-            weight = (distance / distance.mean(dim=(1, 2), keepdim=True)) ** 3
-        rebuilt = Weighted.apply(rebuilt, weight[..., None])
-        return (1 - functional.cosine_similarity(features.flatten(2), rebuilt.flatten(2), dim=-1)).mean()
+        return soft_mining(features, self(features))
 
 
 def load(config: Config, params: tuple[Mapping[str, Any], Mapping[str, Any]]) -> Pirn:
@@ -250,28 +226,6 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
-
-
-def train(
-    model: Pirn, batches: Iterable[torch.Tensor], learning_rate: float, loss: Callable | None = None
-) -> list[float]:
-    """Trains one run with Adam on batches (2, batch, n, c) in their order, and returns the losses.
-
-    Args:
-      model: the model.
-      batches: features of each step, cached ones or those of `encode`.
-      learning_rate: of Adam; all else is PyTorch's and optax's default.
-      loss: the model's loss where it is not `model.loss` itself but its compiled form.
-    """
-    optimizer = torch.optim.Adam(model.parameters(), learning_rate, fused=True)
-    losses = []
-    for features in batches:
-        optimizer.zero_grad()
-        value = (loss or model.loss)(features)
-        value.backward()
-        optimizer.step()
-        losses.append(value.item())
-    return losses
 
 
 @torch.no_grad()

@@ -163,6 +163,7 @@ def _references(data: _Data) -> dict[str, Callable[[int], dict[str, float]]]:
     """Functions that train, score and measure one model in PyTorch and return the seconds of each stage."""
     import torch
 
+    from experiments.baselines_torch import layers
     from experiments.baselines_torch import pirn as torch_pirn
 
     device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
@@ -176,7 +177,7 @@ def _references(data: _Data) -> dict[str, Callable[[int], dict[str, float]]]:
         def make(order: np.ndarray) -> dict[str, float]:
             times = [time.perf_counter()]
             batches = (features[:, chosen] for chosen in torch.from_numpy(order))
-            torch_pirn.train(model, batches, RECIPE.learning_rate, loss=loss)
+            layers.train(model, batches, RECIPE.learning_rate, loss=loss)
             times.append(time.perf_counter())
             with torch.inference_mode():
                 scored = torch.cat([distances(some) for some in parts.split(scoring.BATCH, dim=1)], dim=1)

@@ -113,12 +113,11 @@ def _from_features(params: Any, features: Any, order: Any) -> dict[str, Callable
     """Training of one run from cached features."""
     import torch
 
+    from experiments.baselines_torch import layers
     from experiments.baselines_torch import pirn as torch_pirn
 
     def train(model: Any, loss: Callable) -> Callable[[], Any]:
-        return lambda: torch_pirn.train(
-            model, (features[:, chosen] for chosen in order), RECIPE.learning_rate, loss=loss
-        )
+        return lambda: layers.train(model, (features[:, chosen] for chosen in order), RECIPE.learning_rate, loss=loss)
 
     model = torch_pirn.load(CONFIG, params)
     functions = {"eager": train(model, model.loss)}
@@ -132,7 +131,7 @@ def _from_images(params: Any, features: Any, order: Any) -> dict[str, Callable[[
     """Training of one run from images, and the encoding alone."""
     import torch
 
-    from experiments.baselines_torch import dinov2
+    from experiments.baselines_torch import dinov2, layers
     from experiments.baselines_torch import pirn as torch_pirn
 
     del features
@@ -141,9 +140,7 @@ def _from_images(params: Any, features: Any, order: Any) -> dict[str, Callable[[
     images = torch.randn(2, SHOTS, 3, 224, 224)
 
     def train() -> None:
-        torch_pirn.train(
-            model, (torch_pirn.encode(encoder, images[:, chosen]) for chosen in order), RECIPE.learning_rate
-        )
+        layers.train(model, (torch_pirn.encode(encoder, images[:, chosen]) for chosen in order), RECIPE.learning_rate)
 
     def encode() -> None:
         for chosen in order:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from pirn_jax import atomic
 from pirn_jax.data.problems import InputError
@@ -67,11 +67,24 @@ def difference(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " m"], 
 Rows = Sequence[tuple[str, Sequence[str]]]
 
 
+class Part(NamedTuple):
+    """A test part as several runs see it.
+
+    Attributes:
+      name: its category, defect and sample.
+      pictures: images under the headings to show: the photo, the geometry, the map of each run, the marked defect.
+    """
+
+    name: str
+    pictures: Mapping[str, UInt8[np.ndarray, "h w 3"]]
+
+
 def write_page(
     path: str | os.PathLike[str],
     runs: Mapping[str, dict[str, Any]],
     columns: Sequence[str] = (),
     overview: Mapping[str, Rows] = MappingProxyType({}),
+    parts: Sequence[Part] = (),
 ) -> None:
     """Writes a page that compares every run with the first, or replaces it in one step.
 
@@ -80,6 +93,7 @@ def write_page(
       runs: content of `results.json` by the name to show.
       columns: of the overview.
       overview: tables to begin with by their captions, rows of names and texts.
+      parts: test parts to show after them.
 
     Raises:
       InputError: if a run has no category and number of shots in common with the first.
@@ -90,6 +104,7 @@ def write_page(
         names=list(runs),
         columns=columns,
         overview=overview,
+        parts=[(part.name, {name: figures.data_uri(image) for name, image in part.pictures.items()}) for part in parts],
         sections=[_section(base, first, name, second) for name, second in others],
         different=_different([results["settings"] for results in runs.values()]),
         environments=_different([results["versions"] for results in runs.values()]),

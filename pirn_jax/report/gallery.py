@@ -1,13 +1,16 @@
 """Choice of the test samples that a report shows of a run, and their pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
+from jaxtyping import Bool, UInt8
 
 from pirn_jax import inputs, scoring
 from pirn_jax.data import sample
 from pirn_jax.data.sample import Record
+from pirn_jax.report import comparison, figures
 from pirn_jax.report.pictures import Gallery, Picture
 from pirn_jax.study.spec import Spec
 from pirn_jax.training.episodes import Run
@@ -50,24 +53,63 @@ def build(run: Run, records: Sequence[Record], distances: np.ndarray, scales: np
     )
 
 
-def _picture(kind: str, record: Record, distances: np.ndarray, scales: np.ndarray, score: float, spec: Spec) -> Picture:
+def side_by_side(
+    name: str, records: Sequence[Record], shown: int, runs: Mapping[str, tuple[Spec, np.ndarray, np.ndarray]]
+) -> comparison.Part:
+    """One test part with the fused map of several methods, which have the same inputs.
+
+    Args:
+      name: heading.
+      records: test samples of its category.
+      shown: index of the part.
+      runs: of each method the study, and of one run the distances (samples, k, n) of these samples and the scales (k,).
+    """
+    (first, _, _), *_ = runs.values()
+    seen = _see(records[shown], first)
+    pictures = {"RGB": seen.rgb, first.preparation.geometry.capitalize(): seen.geometry}
+    for method, (spec, distances, scales) in runs.items():
+        fused = [spec.maps.fused(of, scales, seen.rgb.shape[:2]) for of in distances]
+        pictures[method] = figures.overlay(seen.rgb, fused[shown], float(np.min(fused)), float(np.max(fused)))
+    marked = {} if seen.gt is None else {"Ground truth": figures.outline(seen.rgb, seen.gt)}
+    return comparison.Part(name, pictures | marked)
+
+
+class _Seen(NamedTuple):
+    """A part as a page shows it: the photo, its geometry as colours, the marked defect."""
+
+    rgb: UInt8[np.ndarray, "h w 3"]
+    geometry: UInt8[np.ndarray, "h w 3"]
+    gt: Bool[np.ndarray, "h w"] | None
+
+
+def _see(record: Record, spec: Spec) -> _Seen:
     part = sample.load(record)
     height, width = part.rgb.shape[:2]
     shrink = min(1.0, _SIDE / max(height, width))
     size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+    return _Seen(
+        _resized(part.rgb, size, PIL.Image.Resampling.BICUBIC),
+        inputs.geometry(part, spec.preparation).image(size),
+        # However thin a defect is, it stays on the picture.
+        None if part.gt is None else _resized(part.gt.astype(np.uint8) * 255, size, PIL.Image.Resampling.BOX) > 0,
+    )
+
+
+def _picture(kind: str, record: Record, distances: np.ndarray, scales: np.ndarray, score: float, spec: Spec) -> Picture:
+    seen = _see(record, spec)
+    size = seen.rgb.shape[:2]
     maps = spec.maps.upsample(distances / scales[:, None], size)
     return Picture(
         kind=kind,
         sample_id=record.id,
         defect=record.defect,
         score=score,
-        rgb=_resized(part.rgb, size, PIL.Image.Resampling.BICUBIC),
+        rgb=seen.rgb,
         geometry_name=spec.preparation.geometry.capitalize(),
-        geometry=inputs.geometry(part, spec.preparation).image(size),
+        geometry=seen.geometry,
         maps={f"{_heading(name)} map": of for name, of in zip(spec.build().maps, maps, strict=True)},
         fused=spec.maps.fused(distances, scales, size),
-        # However thin a defect is, it stays on the picture.
-        gt=None if part.gt is None else _resized(part.gt.astype(np.uint8) * 255, size, PIL.Image.Resampling.BOX) > 0,
+        gt=seen.gt,
     )
 
 
