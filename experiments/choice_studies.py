@@ -27,7 +27,7 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
     "background": [*_each("background", "keep", start=_PATCHCORE), *_each("background", "keep")],
     "encoders": _each("encoder", "builtin", "lite0", "chroma", "builtin,lite0", start=_PATCHCORE),
     "lite": _each("encoder", "builtin,lite1,chroma", "builtin,lite2,chroma", start=_FINE),
-    "fusion": _each("fusion", "sum", "calibrated", start=_PATCHCORE),
+    "fusion": _each("fusion", "sum", "calibrated", "one_class", start=_PATCHCORE),
     "grid": [*_each("grid", 14, 28, start=_PATCHCORE), *_each("grid", 28)],
     "resolution": [_FINE, {**_FINE, "input_size": 336, "grid": 42}],
     "image_score": _each("top_share", 0.002, 0.01, start=_PATCHCORE),

@@ -42,7 +42,10 @@ flags.DEFINE_list("modalities", list(MODALITIES), "Modalities: rgb, geometry, or
 flags.DEFINE_enum("background", "ignore", features.BACKGROUNDS, "Whether patches off the part count.")
 flags.DEFINE_float("sigma", 4.0, "Gaussian on anomaly maps, in pixels of the encoder's input.", lower_bound=0.0)
 flags.DEFINE_enum(
-    "fusion", "maximum", scoring.FUSIONS, "Sum of maps; or sum or maximum of maps divided by what good parts reach."
+    "fusion",
+    "maximum",
+    scoring.FUSIONS,
+    "Sum of maps; or sum, one-class sum, or maximum of maps divided by what good parts reach.",
 )
 flags.DEFINE_string("output_dir", None, "Where results go; by default outputs/ and the name of the study.")
 flags.DEFINE_float("checkpoint_minutes", 2.0, "Least time between checkpoints within a group of runs.", lower_bound=0.0)

@@ -20,8 +20,8 @@ from pirn_jax.training.train import take
 BATCH = 4
 """Samples scored at a time by every run."""
 
-FUSIONS = ("sum", "calibrated", "maximum")
-"""Sum of maps as they are; sum, or maximum, of maps that are each divided by what good parts reach, see `calibrate`."""
+FUSIONS = ("sum", "calibrated", "one_class", "maximum")
+"""Sum of maps as they are; or sum, one-class sum or maximum of maps divided by what good parts reach (`calibrate`)."""
 
 
 def patch_distances(score: Callable, params: Any, features: Features) -> Float[Array, "k n"]:
@@ -150,11 +150,39 @@ def fuse(distances: Any, scales: Any, fusion: str) -> Any:
 
 
 def calibrate(support: Float[np.ndarray, "s k n"], maps: Maps) -> Float[np.ndarray, " k"]:
-    """Scale of each map: the median over good parts of the map's maximum, 1 where that is zero."""
+    """Scale of each map: the median over good parts of the map's maximum, 1 where that is zero.
+
+    By "one_class" maps are weighted besides, see `one_class_weights`.
+    """
     side = maps.input_size
     highest = maps.upsample(support, (side, side)).max((-2, -1))
     scales = np.median(highest, axis=0)
-    return np.where(scales > 0, scales, 1.0).astype(np.float32)
+    scales = np.where(scales > 0, scales, 1.0)
+    if maps.fusion == "one_class":
+        rows = np.moveaxis(support / scales[:, None], 1, 2).reshape(-1, len(scales))
+        weights = one_class_weights(rows[rows.any(axis=1)])
+        scales = scales / np.maximum(weights / weights.sum(), 1e-6)
+    return scales.astype(np.float32)
+
+
+def one_class_weights(rows: Float[np.ndarray, "n k"]) -> Float[np.ndarray, " k"]:
+    """Normal vector of a linear one-class support vector machine with nu = 1/2, as M3DM fuses distances.
+
+    Its weights are the mean of the half of the rows that score lowest under them. M3DM fits it on distances of the
+    training parts to a bank that holds themselves, here these are left out; it has three maps, here are as many as the
+    method has. Where a map is larger on good parts it counts for more, which calibration has mostly taken out before.
+
+    Args:
+      rows: distances of patches of good parts in each map, none negative; at least one.
+    """
+    weights = rows.mean(axis=0)
+    for _ in range(100):
+        scores = rows @ weights
+        renewed = rows[scores <= np.median(scores)].mean(axis=0)
+        if np.array_equal(renewed, weights):
+            break
+        weights = renewed
+    return weights
 
 
 def image_score(values: Any, top_share: float = 0.0) -> Any:

@@ -156,7 +156,9 @@ def test_unknown_names_are_refused_with_the_choices():
     choices = "pirn, uip_ad, cfr, cfm, inp_former, patchcore"
     with pytest.raises(ValueError, match=f"unknown method 'inp'; choose one of {choices}"):
         methods.find("inp")
-    with pytest.raises(ValueError, match="unknown preset 'fast' of patchcore; choose one of default, paper"):
+    with pytest.raises(
+        ValueError, match="unknown preset 'fast' of patchcore; choose one of default, paper, anomaly_dino"
+    ):
         methods.choose("patchcore", "fast")
     with pytest.raises(ValueError, match="unknown method 'inp'"):
         methods.choose("inp", "default")

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn import svm
 
 from pirn_jax import scoring
 from tests import reference
@@ -47,7 +48,9 @@ def test_bilinear_is_the_reference(size_out, size_in):
     )
 
 
-@pytest.mark.parametrize(("fusion", "join"), [("sum", np.add), ("calibrated", np.add), ("maximum", np.maximum)])
+@pytest.mark.parametrize(
+    ("fusion", "join"), [("sum", np.add), ("calibrated", np.add), ("one_class", np.add), ("maximum", np.maximum)]
+)
 def test_fusion_joins_maps_divided_by_their_scales_on_host_and_device(fusion, join):
     distances, scales = np.random.default_rng(0).random((3, 2, 16)), np.array([0.5, 4.0])
     expected = join(2 * distances[:, 0], distances[:, 1] / 4)
@@ -75,3 +78,22 @@ def test_image_scores_are_maxima_or_means_of_a_top_share_on_host_and_device(shar
     expected = np.sort(values.reshape(2, 3, -1))[..., -count:].mean(-1)
     np.testing.assert_allclose(scoring.image_score(values, share), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(scoring.image_score(jnp.asarray(values), share), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_one_class_weights_are_those_of_a_linear_one_class_machine():
+    rows = np.random.default_rng(0).gamma(2.0, size=(400, 3)) * np.array([1.0, 0.3, 2.0])
+    machine = svm.OneClassSVM(kernel="linear", nu=0.5, tol=1e-8).fit(rows)
+    expected = machine.coef_[0] / machine.coef_.sum()
+    found = scoring.one_class_weights(rows)
+    np.testing.assert_allclose(found / found.sum(), expected, atol=2e-3)
+    assert np.abs(rows.mean(0) / rows.mean(0).sum() - expected).max() > 0.01
+
+
+def test_one_class_fusion_weighs_calibrated_maps_of_the_part_alone():
+    support = np.random.default_rng(1).gamma(2.0, size=(5, 2, 16)).astype(np.float32)
+    support[..., :4] = 0.0
+    plain = scoring.calibrate(support, scoring.Maps(4, 24, 0.0, "calibrated"))
+    found = scoring.calibrate(support, scoring.Maps(4, 24, 0.0, "one_class"))
+    rows = np.moveaxis(support[..., 4:] / plain[:, None], 1, 2).reshape(-1, 2)
+    weights = scoring.one_class_weights(rows)
+    np.testing.assert_allclose(plain / found, weights / weights.sum(), rtol=1e-5)

@@ -44,6 +44,11 @@ class Cfr(nn.Module):
         """Mean of the layer groups in units of its root mean square, (2, batch, n, c)."""
         return features.mean(2) / self.scale[:, None, None, None]
 
+    def groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Parameters with their learning rates: the retriever takes a tenth."""
+        parts = (self.mappers, learning_rate), (self.retriever, learning_rate / 10)
+        return [{"params": list(part.parameters()), "lr": rate} for part, rate in parts]
+
     def predict(self, x: torch.Tensor) -> torch.Tensor:
         """Patches of each modality from the other's."""
         gate, value = dense(self.mappers.gate, x).chunk(2, dim=-1)

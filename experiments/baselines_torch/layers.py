@@ -71,12 +71,13 @@ def train(
     """Trains one run with Adam on batches in their order, and returns the losses.
 
     Args:
-      model: the model.
+      model: the model; `groups` of it, where it has them, are parameters with learning rates of their own.
       batches: features of each step, modalities first.
       learning_rate: of Adam; all else is PyTorch's and optax's default.
       loss: the model's loss where it is not `model.loss` itself but its compiled form.
     """
-    optimizer = torch.optim.Adam(model.parameters(), learning_rate, fused=True)
+    groups = model.groups(learning_rate) if hasattr(model, "groups") else model.parameters()
+    optimizer = torch.optim.Adam(groups, learning_rate, fused=True)
     losses = []
     for features in batches:
         optimizer.zero_grad()

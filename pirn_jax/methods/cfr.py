@@ -9,10 +9,12 @@ those of the published code; the paper itself was not at hand.
 
 import dataclasses
 import functools
+from collections.abc import Hashable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from pirn_jax.methods import base, cfm, losses, nearest
@@ -24,6 +26,11 @@ _RELIABLE = 0.95
 
 _SAME = 1.0 - 1e-5
 """Cosine from which a key counts as the query's own patch: with it, retrieval would be too easy in training."""
+
+
+_RATES: dict[Hashable, optax.GradientTransformation] = {"mappers": optax.identity(), "retriever": optax.scale(0.1)}
+_OPTIMIZER = optax.chain(base.ADAM, optax.partition(_RATES, lambda learned: {name: name for name in learned}))
+"""Adam; the retriever takes a tenth of the learning rate (code)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +115,7 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
     """CFR with a config.
 
     `learned` holds the `mappers` and the `retriever`, which the loss trains side by side without a common gradient;
-    the code trains one after the other, and the retriever at a tenth of the learning rate. `fixed` holds `scale` (2,)
+    the code trains one after the other. `fixed` holds `scale` (2,)
     and the banks: `rgb` (N, c), and `keys`, `values` (N, c); `counted` (2, N) says which rows count, `origins` (2, N)
     from which sample they are. `near` and `known` (s, n, k) are the candidates of the good parts' own patches, which
     would take most of a step to look for; `means` (s, c) of their geometry tell which part a batch shows.
@@ -211,7 +218,7 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
             found = found.at[0].set(jnp.where(unreliable[:, None], better, found[0]))
         return cfm.combined(found, x, config.combine)
 
-    return Method(("mapping",), init, score, loss, finalize, nearest.forget)
+    return Method(("mapping",), init, score, loss, finalize, nearest.forget, optimizer=_OPTIMIZER)
 
 
 PRESETS = {

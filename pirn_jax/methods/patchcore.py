@@ -190,6 +190,20 @@ PRESETS = {
     # A tenth of the patches, Euclidean distances, Eq. 7. The paper's network is a WideResNet-50, whose features of two
     # layers it pools over 3x3 patches; here features are those of --encoder.
     "paper": Preset(Config(banks="each", coreset=0.1, distance="euclidean", reach=False, reweight=9)),
+    # AnomalyDINO (Damm et al., WACV 2025) on both modalities, but for its rotated good parts.
+    "anomaly_dino": Preset(
+        Config(banks="each", reach=False),
+        None,
+        {
+            "encoder": "dinov2_vits14",
+            "blocks": "12",
+            "input_size": 448,
+            "grid": 32,
+            "background": "ignore",
+            "fusion": "sum",
+            "image_score": "0.01",
+        },
+    ),
 }
 
 ENTRY = Entry(Config, PRESETS, build)

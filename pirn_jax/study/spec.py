@@ -36,7 +36,8 @@ class Spec:
       grid: patches along a side; 0 for the finest of the encoders' own.
       background: "ignore", or "keep" to treat patches off the part like all others.
       sigma: deviation of the Gaussian on anomaly maps, in pixels of the encoder's input.
-      fusion: "sum" of a method's maps; "calibrated", sum of maps divided by what good parts reach; or their "maximum".
+      fusion: "sum" of a method's maps; of maps divided by what good parts reach "calibrated", their sum, "one_class", a
+        weighted sum, or "maximum".
       options: how the data set was read.
       metrics: evaluation settings.
 
