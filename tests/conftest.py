@@ -8,14 +8,10 @@ import pytest
 # Most tests run what they compile once: optimising it would take longer than running it. Their processes follow.
 jax.config.update("jax_disable_most_optimizations", True)
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-# Without these emitters and in one piece programs compile in half the time, with the same results to a rounding.
+# Without these emitters and in one piece programs compile in half the time, with the same results to a rounding. A
+# jaxlib that has dropped a flag says so and ends.
 _QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_QUICK}"
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than there are cores: tests wait for processes, files and timeouts, too."""
-    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True)
