@@ -22,8 +22,7 @@ from pirn_jax.data.sample import Splits
 from pirn_jax.encoders import pretrained
 from pirn_jax.methods import METHODS, base
 from pirn_jax.report import comparison, gallery, page, tables
-from pirn_jax.study import results, run, storage
-from pirn_jax.study.groups import FinishedGroup
+from pirn_jax.study import groups, results, run, storage
 from pirn_jax.study.spec import Spec
 from pirn_jax.training import parallel
 from pirn_jax.training.episodes import Run
@@ -112,7 +111,7 @@ def _rows(specs: dict[str, Spec], found: dict[str, dict[str, Any]], splits: dict
     return rows
 
 
-def _parts(specs: dict[str, Spec], groups: dict[str, list[FinishedGroup]], splits: dict[str, Splits]) -> list:
+def _parts(specs: dict[str, Spec], scored: dict[str, dict[Run, tuple]], splits: dict[str, Splits]) -> list:
     """Of each category a defect of a combination, or any, as every method sees it after the most shots, seed 0."""
     found = []
     for category, split in splits.items():
@@ -121,13 +120,8 @@ def _parts(specs: dict[str, Spec], groups: dict[str, list[FinishedGroup]], split
         combined = [i for i in defects if told and told[split.test[i].defect].modality == "combination"]
         if not defects:
             continue
-        shown, of_methods = (combined or defects)[0], {}
-        for name, spec in specs.items():
-            wanted = Run(category, max(spec.shots), 0)
-            for group in groups[name]:
-                if wanted in group.runs:
-                    row = group.runs.index(wanted)
-                    of_methods[name] = spec, group.distances[row], group.scales[row]
+        shown = (combined or defects)[0]
+        of_methods = {name: (spec, *scored[name][Run(category, max(spec.shots), 0)]) for name, spec in specs.items()}
         record = split.test[shown]
         title = f"{category}, {record.defect}, {record.id}"
         found.append(gallery.side_by_side(title, split.test, shown, of_methods))
@@ -149,16 +143,17 @@ def _run() -> None:
     parallel.keep_compiled(cache.cache_directory() / "xla")
     specs = _specs()
     splits = dataset_flags.read(builtin_parts.DEBUG_COUNTS if _DEBUG.value else procedural.DEFAULT_COUNTS)
-    found, groups = {}, {}
+    found, scored = {}, {}
     for name, spec in specs.items():
-        content, groups[name] = run.run(spec, splits, output / name, console.stage)
+        content, finished = run.run(spec, splits, output / name, console.stage)
+        scored[name] = groups.by_run(finished)
         storage.write_json(output / name / results.RESULTS, content)
         tables.write_csv(content, output / name / "results.csv")
         found[name] = content
     columns, shots = _columns(flags.FLAGS.dataset), tables.shots_in_order(next(iter(found.values())))
     overview = {tables.shots_label(some): _rows(specs, found, splits, some) for some in shots}
     storage.write_json(output / "compare.json", {"columns": columns, "rows": overview})
-    comparison.write_page(output / _PAGE, found, columns, overview, _parts(specs, groups, splits))
+    comparison.write_page(output / _PAGE, found, columns, overview, _parts(specs, scored, splits))
     for title, rows in overview.items():
         print(f"\n{title}, {_SEEDS.value} seeds\n{'':34s}" + " ".join(f"{name:>24s}" for name in columns))
         for name, cells in rows:

@@ -21,7 +21,7 @@ from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Splits
 from pirn_jax.encoders import pretrained
 from pirn_jax.report import finished, gallery, pictures, sweep, tables, tracking
-from pirn_jax.study import grid, results, run, storage
+from pirn_jax.study import grid, groups, results, run, storage
 from pirn_jax.study.spec import MODALITIES, Spec
 from pirn_jax.training import parallel
 from tools import console, dataset_flags
@@ -129,12 +129,8 @@ def _chosen(specs: dict[str, Spec]) -> dict[str, Spec]:
     return {name: specs[name]}
 
 
-def _write_outputs(spec: Spec, splits: dict[str, Splits], output: pathlib.Path, content, groups) -> None:
-    scored = {
-        run: (distances, scales)
-        for group in groups
-        for run, distances, scales in zip(group.runs, group.distances, group.scales, strict=True)
-    }
+def _write_outputs(spec: Spec, splits: dict[str, Splits], output: pathlib.Path, content, finished_groups) -> None:
+    scored = groups.by_run(finished_groups)
     tests = {category: split.test for category, split in splits.items()}
     first = [run for run in scored if run.seed == 0]
     wanted = {"none": [], "first": first, "all": list(scored)}[FLAGS.save_maps]
@@ -174,9 +170,9 @@ def _run() -> None:
         grid.write_plan(output, parameters)
     content = {}
     studies = run.run_all(chosen, splits, console.stage, 60 * FLAGS.checkpoint_minutes)
-    for (path, spec), (content, groups) in zip(chosen.items(), studies, strict=True):
+    for (path, spec), (content, finished_groups) in zip(chosen.items(), studies, strict=True):
         if writes:
-            _write_outputs(spec, splits, path, content, groups)
+            _write_outputs(spec, splits, path, content, finished_groups)
             if parameters:
                 sweep.write(output)
     if writes:

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.torch
 PARTS, N, C = 4, 25, 16
 RUN, RECIPE = Run("part", PARTS, 3), Recipe(epochs=5, learning_rate=1e-3, batch_size=2)
 CASES = {
-    "uip_ad": (uip_ad.build, uip_ad.Config(num_prototypes=5, score="cosine")),
-    "cfr": (cfr.build, cfr.Config(width=8, threshold=0.6)),
+    "uip_ad": (uip_ad.build, torch_uip_ad.UipAd, uip_ad.Config(num_prototypes=5, score="cosine")),
+    "cfr": (cfr.build, torch_cfr.Cfr, cfr.Config(width=8, threshold=0.6)),
 }
 
 
@@ -39,21 +39,15 @@ def theirs(values):
     return torch.from_numpy(np.array(values.values)).transpose(0, 1)
 
 
-def model_of(name, params):
-    if name == "cfr":
-        return torch_cfr.Cfr(CASES[name][1], params, CASES[name][1].threshold)
-    return torch_uip_ad.UipAd(CASES[name][1], params)
-
-
 @functools.cache
 def start(name):
     """Our method, its programs, the start of a run, and PyTorch's model with the same parameters."""
-    build, config = CASES[name]
+    build, model, config = CASES[name]
     method, chosen = build(config, ("rgb", "normals")), episodes.draw(RUN, PARTS)
     programs, shared = train.compile_programs(method), jax.tree.map(lambda x: x[None], features())
     (state,) = train.initialise(programs, [RUN], shared, np.zeros(1, int), chosen[None], RECIPE)
     params = jax.tree.map(lambda leaf: leaf[0], (state.learned, state.fixed))
-    return method, programs, params, model_of(name, params)
+    return method, programs, params, model(config, params)
 
 
 def agree(found, expected, tolerance):
@@ -95,7 +89,8 @@ def test_loss_and_gradient_of_a_step_agree(name):
 @pytest.mark.parametrize("name", CASES)
 def test_ten_steps_of_training_agree(name):
     _, programs, params, _ = start(name)
-    model, chosen = model_of(name, params), episodes.draw(RUN, PARTS)
+    _, of_torch, config = CASES[name]
+    model, chosen = of_torch(config, params), episodes.draw(RUN, PARTS)
     shared = jax.tree.map(lambda x: x[None], features())
     trained, told = train.train(programs, [RUN], shared, np.zeros(1, int), chosen[None], RECIPE)
     order = chosen[episodes.batches(RUN, RECIPE.epochs, RECIPE.batch_size)]

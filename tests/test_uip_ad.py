@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from pirn_jax.methods import base, losses, uip_ad
-from pirn_jax.methods.base import Features
 from pirn_jax.methods.uip_ad import Config, method
 from pirn_jax.training import train
+from tests import grouped
 from tests import reference_uip_ad as reference
+from tests.grouped import GROUPS, PARTS, C, N, parts, quick
 
 BOTH = ("rgb", "depth")
-PARTS, GROUPS, N, C = 2, 2, 9, 8
 SMALL = Config(num_prototypes=4, heads=2, mining_exponent=0.0, score="cosine")
 SWITCHES = {
     "default": {},
@@ -25,22 +25,8 @@ SWITCHES = {
 }
 
 
-def quick(function):
-    """Compiled without optimisation: few operations are run."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
-def parts(mask=None):
-    values = jax.random.normal(jax.random.key(0), (PARTS, 2, GROUPS, N, C), float)
-    return Features(values, jnp.ones((PARTS, N), bool) if mask is None else jnp.asarray(mask))
-
-
 def started(config):
-    """A method with parameters none of which is zero."""
-    built = uip_ad.build(config, BOTH)
-    learned, fixed = quick(built.start)(jax.random.key(0), parts())
-    rng = np.random.default_rng(1)
-    return built, jax.tree.map(lambda x: x + 0.1 * rng.normal(size=x.shape), learned), fixed
+    return grouped.started(uip_ad.build(config, BOTH))
 
 
 def sample(fixed, i):

@@ -20,19 +20,19 @@ def _apart(found: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 
 class Cfr(nn.Module):
-    """The method with our parameters of one run, `(learned, fixed)`, and the threshold of `finalize`.
+    """The method with our parameters of one run, `(learned, fixed)`, and the threshold of its config.
 
     Raises:
       ValueError: if the config has an option that this model lacks.
     """
 
-    def __init__(self, config: Config, params: tuple[Mapping[str, Any], Mapping[str, Any]], threshold: float = 0.0):
+    def __init__(self, config: Config, params: tuple[Mapping[str, Any], Mapping[str, Any]]):
         super().__init__()
         for name, value in {"cycle": True, "replacement": True, "retrieval": True, "combine": "product"}.items():
             if getattr(config, name) != value:
                 raise ValueError(f"CFR in PyTorch has {name}={value!r} alone")
         learned, fixed = params
-        self.config, self.threshold = config, threshold
+        self.config = config
         self.mappers, self.retriever = (layers.as_module(learned[name]) for name in ("mappers", "retriever"))
         dtype = self.mappers.out.kernel.dtype
         self.scale = nn.Buffer(torch.tensor(fixed["scale"].tolist(), dtype=dtype))
@@ -81,6 +81,6 @@ class Cfr(nn.Module):
         x = self.scaled(features)
         rgb, geometry = self.predict(x)
         doubt = 1 - (unit(rgb) @ unit(self.rgb).mT).amax(-1)
-        rgb = torch.where((doubt >= self.threshold)[..., None], self.retrieve(x[1], own=False), rgb)
+        rgb = torch.where((doubt >= self.config.threshold)[..., None], self.retrieve(x[1], own=False), rgb)
         apart = [(2 * _apart(a, b)).clamp_min(1e-12).sqrt() for a, b in ((rgb, x[0]), (geometry, x[1]))]
         return apart[0] * apart[1]

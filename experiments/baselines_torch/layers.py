@@ -1,4 +1,4 @@
-"""What the methods in PyTorch share: our parameters as modules, layers that read them, the mining loss, training.
+"""Pieces that methods in PyTorch share: our parameters as modules, layers that read them, the mining loss, training.
 
 Modalities come first, (2, batch, ..., c), so that both share every operation. A layer's weights either have that axis,
 too, or serve both modalities.

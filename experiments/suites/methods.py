@@ -48,7 +48,7 @@ def _measure(name: str, repeats: int) -> dict[str, timing.Case]:
     params = training.train(programs, runs, shared, category, chosen, base.Recipe(epochs=1, batch_size=SHOTS))[0].params
     first = jax.tree.map(lambda leaf: jnp.array(leaf[0]), parallel.collect(states))
     one = first.learned, first.fixed
-    model = cfr.Cfr(config, one, config.threshold) if name == "cfr" else uip_ad.UipAd(config, one)
+    model = {"uip_ad": uip_ad.UipAd, "cfr": cfr.Cfr}[name](config, one)
     features = torch.from_numpy(values).transpose(0, 1)[:, :, None].contiguous()
     order = [features[:, some] for some in indices[0]]
 

@@ -85,6 +85,12 @@ def cosine_distance(rows: Products) -> Float[Array, "*rows"]:
     return 1.0 - rows.mixed * jax.lax.rsqrt(jnp.maximum(rows.target * rows.rebuilt, 1e-24))
 
 
+def residuals(target: Float[Array, "*m g n c"], rebuilt: Float[Array, "*m g n c"]) -> Float[Array, "*m n gc"]:
+    """Differences of the unit vectors of patches and rebuilt ones, layer groups side by side."""
+    left = jnp.moveaxis(unit(target) - unit(rebuilt), -3, -2)
+    return left.reshape(*left.shape[:-2], -1)
+
+
 def soft_mining(rows: Products, mask: Bool[Array, "batch n"], exponent: float = 3.0) -> Float[Array, ""]:
     """Soft mining loss of INP-Former: badly rebuilt patches pull harder (Luo et al., 2025).
 

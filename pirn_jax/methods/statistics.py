@@ -14,6 +14,11 @@ def root_mean_square(values: Float[Array, "s m *groups n c"], mask: Bool[Array, 
     return jnp.sqrt(squares / (jnp.sum(mask) * (math.prod(values.shape[2:]) // patches)))
 
 
+def in_units(values: Float[Array, "*batch m g n c"], scale: Float[Array, " m"]) -> Float[Array, "*batch m g n c"]:
+    """Values of each modality divided by its scale, in float32."""
+    return values.astype(jnp.float32) / scale[:, None, None, None]
+
+
 def moments(
     values: Float[Array, "s m n c"], mask: Bool[Array, "s n"]
 ) -> tuple[Float[Array, "m c"], Float[Array, "m c"]]:

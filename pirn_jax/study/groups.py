@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -37,6 +38,15 @@ class FinishedGroup(NamedTuple):
     scales: list[np.ndarray]
     evaluations: list[dict[str, Any]]
     timings: dict[str, float]
+
+
+def by_run(groups: Iterable[FinishedGroup]) -> dict[Run, tuple[np.ndarray, np.ndarray]]:
+    """Patch distances and scales of each run."""
+    return {
+        run: (distances, scales)
+        for group in groups
+        for run, distances, scales in zip(group.runs, group.distances, group.scales, strict=True)
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,7 +90,7 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
     streams = nn.vmap(Network, in_axes=axes, variable_axes={"params": 0}, split_rngs={"params": True})(config)
 
     def scaled(features: Features, fixed: Params) -> Float[Array, "*batch m g n c"]:
-        return features.values.astype(jnp.float32) / fixed["scale"][:, None, None, None]
+        return statistics.in_units(features.values, fixed["scale"])
 
     def init(key: Array, support: Features) -> tuple[Params, Params]:
         fixed = {"scale": statistics.root_mean_square(support.values.astype(jnp.float32), support.mask)}
@@ -122,10 +122,8 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         return jnp.mean(losses.cosine_distance(losses.products(x, rebuilt)), axis=1)
 
     def residuals(learned: Params, fixed: Params, features: Features) -> Float[Array, "m n gc"]:
-        """Differences of the unit vectors of patches and rebuilt ones, layer groups side by side."""
         x, rebuilt, _ = rebuild(learned, fixed, features)
-        left = jnp.moveaxis(losses.unit(x) - losses.unit(rebuilt), 1, 2)
-        return left.reshape(*left.shape[:2], -1)
+        return losses.residuals(x, rebuilt)
 
     if config.score == "residual":
         found = nearest.by_residuals(residuals, nearest.each(len(modalities)))

@@ -62,7 +62,7 @@ def _functions(config: Config) -> Method:
     network = Network(config)
 
     def scaled(features: Features, fixed: Params) -> Float[Array, "*batch 2 g n c"]:
-        return features.values.astype(jnp.float32) / fixed["scale"][:, None, None, None]
+        return statistics.in_units(features.values, fixed["scale"])
 
     def run(learned: Params, fixed: Params, features: Features) -> Any:
         return network.apply({"params": learned}, scaled(features, fixed), features.mask)
@@ -105,10 +105,8 @@ def _functions(config: Config) -> Method:
         return jnp.mean(losses.cosine_distance(losses.products(maps, rebuilt)), axis=0, keepdims=True)
 
     def residuals(learned: Params, fixed: Params, features: Features) -> Float[Array, "1 n gc"]:
-        """Differences of the unit vectors of patches and rebuilt ones, layer groups side by side."""
         maps, rebuilt, _, _ = run(learned, fixed, features)
-        left = jnp.moveaxis(losses.unit(maps) - losses.unit(rebuilt), 0, 1)
-        return left.reshape(1, len(left), -1)
+        return losses.residuals(maps, rebuilt)[None]
 
     if config.score == "residual":
         return Method(("unified",), init, loss=loss, **nearest.by_residuals(residuals, nearest.each(1)))
