@@ -26,6 +26,13 @@ def _each(name: str, *values: Any, start: Mapping[str, Any] = MappingProxyType({
 STUDIES: dict[str, list[dict[str, Any]]] = {
     "background": [*_each("background", "keep", start=_PATCHCORE), *_each("background", "keep")],
     "encoders": _each("encoder", "builtin", "lite0", "chroma", "builtin,lite0", start=_PATCHCORE),
+    "modality_encoders": [
+        row
+        for modality in ("rgb", "geometry")
+        for row in _each(
+            "encoder", "builtin", "lite0", "chroma", "builtin,lite0", start={**_PATCHCORE, "modalities": (modality,)}
+        )
+    ],
     "lite": _each("encoder", "builtin,lite1,chroma", "builtin,lite2,chroma", start=_FINE),
     "fusion": _each("fusion", "sum", "calibrated", "one_class", start=_PATCHCORE),
     "grid": [*_each("grid", 14, 28, start=_PATCHCORE), *_each("grid", 28)],
@@ -36,12 +43,12 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
     "banks": _each("banks", "each", "joint", start=_FINE),
     "score": _each("score", "cosine"),
     "joint": _each("joint", False),
-    "epochs": _each("epochs", 20, 40, 80),
+    "epochs": _each("epochs", 0, 20, 40, 80),
     "learning_rate": _each("learning_rate", 3e-4, 1e-3, 1e-2),
     "batch_size": _each("batch_size", 2, 10),
     "injection": [
-        *_each("injection", "paper", "stop_gradient", "bottleneck"),
-        *_each("injection", "paper", "stop_gradient", "bottleneck", start={"score": "cosine"}),
+        *_each("injection", "paper", "stop_gradient", "bottleneck", "dropout"),
+        *_each("injection", "paper", "stop_gradient", "bottleneck", "dropout", start={"score": "cosine"}),
     ],
     "prototypes": _each("num_prototypes", 5, 30),
     "layers": _each("num_layers", 1, 4),

@@ -73,8 +73,11 @@ def _run() -> None:
         nonlocal states
         states, _ = jax.block_until_ready(training.advance(programs, states, features, category, indices))
 
+    some = np.ones(steps, np.float32), training.step_keys(training.run_keys(runs[:share], "steps"), 0, steps)
+    given = features, category[:share], indices[:share], *some
+
     def alone() -> None:
-        states[0], _ = jax.block_until_ready(steps_program(states[0], features, category[:share], indices[:share]))
+        states[0], _ = jax.block_until_ready(steps_program(states[0], *given))
 
     def wall(run: Callable[[], None], some: int) -> float:
         run()
@@ -82,7 +85,7 @@ def _run() -> None:
         run()
         return 1000 * (time.perf_counter() - begin) / steps / some
 
-    compiled = steps_program.compile(states[0], features, category[:share], indices[:share])
+    compiled = steps_program.compile(states[0], *given)
     walls = wall(alone, share), wall(together, len(runs))
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):

@@ -166,7 +166,7 @@ def inject(weights: dict, gamma: float, z: Array, z_bpa: Array, p_other: Array, 
     z, z_bpa = float64((z, z_bpa))
     purified = z * sigmoid(z_bpa)
     gated = np.tanh(float64(gamma)) * cross_attention(weights, purified, p_other)
-    if injection in ("paper", "stop_gradient"):
+    if injection in ("paper", "stop_gradient", "dropout"):
         return purified + gated
     if injection == "bottleneck":
         return purified @ float64(weights["down"]) @ float64(weights["up"]) + gated

@@ -44,7 +44,7 @@ def program(method):
         distances = method.score(method.finalize(learned, fixed, support), part)[:, 3:].ravel()
         if method.loss is None:
             return distances
-        return jnp.append(distances, method.loss(learned, fixed, support)[0])
+        return jnp.append(distances, method.loss(learned, fixed, support, jax.random.key(0))[0])
 
     return jax.jit(results)
 

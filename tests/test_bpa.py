@@ -215,7 +215,7 @@ def test_ott_solves_every_plan_of_a_training_step_and_of_scoring(epsilon, update
     method, batch = pirn.build(config, ("rgb", "normals")), base.shapes(2, 2, 1, N, C)
     learned, fixed = jax.eval_shape(method.start, jax.eval_shape(lambda: jax.random.key(0)), batch)
     calls.clear()
-    jax.eval_shape(jax.value_and_grad(method.loss, has_aux=True), learned, fixed, batch)
+    jax.eval_shape(jax.value_and_grad(method.loss, has_aux=True), learned, fixed, batch, jax.random.key(0))
     # A loop's body is traced once: an update of columns and one of rows, for APR and for BPA of each layer.
     assert len(calls) == 4 * layers
     calls.clear()

@@ -63,7 +63,7 @@ def test_cfm_is_the_reference(name):
     for sample, mask in zip(scaled(support, fixed), MASK, strict=True):
         predicted = reference.predicted(learned, sample)
         terms += [reference.disagreement(a, b, mask) for a, b in zip(predicted, sample, strict=True)]
-    loss, told = jax.jit(method.loss)(learned, fixed, support)
+    loss, told = jax.jit(method.loss)(learned, fixed, support, jax.random.key(0))
     np.testing.assert_allclose([told["loss_rgb"], told["loss_normals"]], terms / PARTS, rtol=1e-4)
     np.testing.assert_allclose(loss, terms.sum() / PARTS, rtol=1e-4)
 
@@ -86,7 +86,7 @@ def test_the_loss_of_cfr_is_the_reference():
         each = [reference.disagreement(a, b, mask) for a, b in zip((*found, *back, told), (*x, *x, x[0]), strict=True)]
         for name, value in zip(expected, (each[0], each[1], each[2] + each[3], each[4]), strict=True):
             expected[name] += value / PARTS
-    loss, told = jax.jit(method.loss)(learned, fixed, support)
+    loss, told = jax.jit(method.loss)(learned, fixed, support, jax.random.key(0))
     for name, value in expected.items():
         np.testing.assert_allclose(told[name], value, rtol=1e-3, err_msg=name)
     np.testing.assert_allclose(loss, sum(expected.values()), rtol=1e-3)
@@ -140,7 +140,7 @@ def test_patches_off_the_part_do_not_matter(name):
 
     def run(support, part):
         learned, fixed = method.start(jax.random.key(0), support)
-        loss = method.loss(learned, fixed, support)[0]
+        loss = method.loss(learned, fixed, support, jax.random.key(0))[0]
         return loss, method.score(method.finalize(learned, fixed, support), part)[:, :8]
 
     program = jax.jit(run)

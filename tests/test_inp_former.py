@@ -57,7 +57,7 @@ def test_loss_and_score_are_the_reference():
             tied = (1 - reference.unit(x.mean(0)) @ reference.unit(p).T).min(1).mean()
             expected += (np.mean(whole) + config.gather_weight * tied) / PARTS
         maps.append(distances(scaled[0, m], found[0][0]).mean(0))
-    np.testing.assert_allclose(quick(built.loss)(learned, fixed, parts())[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(quick(built.loss)(learned, fixed, parts(), jax.random.key(0))[0], expected, rtol=1e-6)
     # Features count as float32, rounded.
     np.testing.assert_allclose(quick(built.score)((learned, fixed), train.take(parts(), 0)), maps, atol=1e-5)
 
@@ -79,7 +79,7 @@ def test_patches_off_the_part_change_nothing_on_it():
 
     def run(batch):
         params = built.finalize(learned, fixed, batch)
-        return built.loss(learned, fixed, batch)[0], built.score(params, train.take(batch, 1))[:, :8]
+        return built.loss(learned, fixed, batch, jax.random.key(0))[0], built.score(params, train.take(batch, 1))[:, :8]
 
     batch, program = parts(mask), quick(run)
     spoiled = batch._replace(values=jnp.where(batch.mask[:, None, None, :, None], batch.values, 9.0))

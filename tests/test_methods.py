@@ -92,7 +92,8 @@ def test_a_loss_moves_what_is_learned_alone_and_finalize_takes_it_as_trained():
         del key
         return {"x": jnp.zeros(())}, {"goal": support.values.mean(), "unused": jnp.ones(3)}
 
-    def loss(learned, fixed, batch):
+    def loss(learned, fixed, batch, key):
+        del key
         # Both would fall, if both were trained.
         value = (learned["x"] - fixed["goal"] - 1.0) ** 2 + fixed["unused"].sum() + 0.0 * batch.values.sum()
         return value, {"x": learned["x"]}
@@ -239,8 +240,8 @@ def test_steps_follow_the_method_s_optimizer_and_the_recipe_s_schedule():
         del key, support
         return {"x": jnp.zeros(())}, {"centre": jnp.zeros((2, C)), "power": jnp.asarray(1.0)}
 
-    def loss(learned, fixed, batch):
-        del fixed
+    def loss(learned, fixed, batch, key):
+        del fixed, key
         return learned["x"] + 0.0 * batch.values.sum(), {}
 
     method = toy()._replace(init=init, loss=loss, optimizer=optax.identity())
@@ -263,7 +264,7 @@ def test_published_results_are_fractions_with_their_source(name):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("epochs", 0), ("batch_size", -1), ("learning_rate", 0.0), ("learning_rate", np.inf), ("learning_rate", np.nan)],
+    [("batch_size", -1), ("learning_rate", 0.0), ("learning_rate", np.inf), ("learning_rate", np.nan)],
 )
 def test_a_recipe_refuses_what_cannot_work(field, value):
     with pytest.raises(ValueError, match=f"{field} must be positive and finite, not {value}"):

@@ -71,7 +71,9 @@ def test_patch_distances_agree(name):
 def test_loss_and_gradient_of_a_step_agree(name):
     method, _, (learned, fixed), model = start(name)
     batch = train.take(features(), slice(0, 2))
-    loss, gradient = jax.jit(jax.value_and_grad(lambda of: method.loss(of, fixed, batch)[0]))(learned)
+    loss, gradient = jax.jit(jax.value_and_grad(lambda of: method.loss(of, fixed, batch, jax.random.key(0))[0]))(
+        learned
+    )
     model.zero_grad()
     expected = model.loss(theirs(batch))
     expected.backward()

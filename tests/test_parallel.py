@@ -261,7 +261,7 @@ def test_bytes_of_a_run_are_measured_and_grow_with_the_runs():
     method = Method(
         maps=("rgb", "normals"),
         init=lambda key, support: ({"w": jax.random.normal(key, (channels, channels))}, {}),
-        loss=lambda learned, fixed, batch: (jnp.mean((batch.values @ learned["w"]) ** 2), {}),
+        loss=lambda learned, fixed, batch, key: (jnp.mean((batch.values @ learned["w"]) ** 2), {}),
         score=lambda params, features: features.values[:, 0, :, 0],
     )
     programs, recipe = train.compile_programs(method), Recipe(epochs=10, batch_size=2)

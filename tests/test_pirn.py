@@ -41,6 +41,7 @@ SWITCHES = {
 FORMS = {
     "stop_gradient": {"injection": "stop_gradient"},
     "bottleneck": {"injection": "bottleneck"},
+    "dropout": {"injection": "dropout"},
     "layer_prototypes": {"layer_prototypes": True, "num_layers": 2},
 }
 
@@ -259,7 +260,7 @@ def start(config):
 @functools.cache
 def first_gradient():
     method, batch, learned, fixed = start(SMALL)
-    return quick(jax.grad(lambda p: method.loss(p, fixed, batch)[0]))(learned)
+    return quick(jax.grad(lambda p: method.loss(p, fixed, batch, jax.random.key(0))[0]))(learned)
 
 
 def test_gate_is_not_inert():
@@ -302,7 +303,7 @@ def outcome(**switch):
 
     def run(batch):
         learned, fixed = method.start(jax.random.key(0), batch)
-        loss = jax.value_and_grad(method.loss, has_aux=True)(learned, fixed, batch)
+        loss = jax.value_and_grad(method.loss, has_aux=True)(learned, fixed, batch, jax.random.key(0))
         return fixed, *loss, method.score((learned, fixed), train.take(batch, 0))
 
     return quick(run)
@@ -336,7 +337,7 @@ def test_gates_and_use_of_prototypes_are_told_with_the_loss(mnc):
     if mnc:
         for i, gamma in enumerate(([0.1, 2.0], [0.3, -1.0])):
             learned[f"layer_{i}"]["inject"]["gamma"] = jnp.array(gamma)
-    loss, told = quick(method.loss)(learned, fixed, batch)
+    loss, told = quick(method.loss)(learned, fixed, batch, jax.random.key(0))
     np.testing.assert_allclose(loss, (told["loss_rgb"] + told["loss_normals"]) / 2, rtol=1e-6)
     assert all(1 / config.num_prototypes <= told[f"prototype_use_{m}"] <= 1 for m in BOTH)
     assert told["prototype_use_rgb"] != told["prototype_use_normals"]
@@ -350,11 +351,27 @@ def test_nothing_learns_to_copy_where_the_gradient_is_stopped():
     functions = {}
     for form in ("paper", "stop_gradient"):
         method = pirn.build(dataclasses.replace(ONE, injection=form), BOTH)
-        functions[form] = quick(jax.value_and_grad(lambda p, f, b, loss=method.loss: loss(p, f, b)[0]))
+        functions[form] = quick(
+            jax.value_and_grad(lambda p, f, b, loss=method.loss: loss(p, f, b, jax.random.key(0))[0])
+        )
     _, batch, learned, fixed = start(ONE)
     (value, gradient), (same, other) = (function(learned, fixed, batch) for function in functions.values())
     np.testing.assert_allclose(same, value, rtol=1e-6)
     assert np.abs(other["prototypes"] - gradient["prototypes"]).max() > 1e-4 * np.abs(gradient["prototypes"]).max()
+
+
+def test_dropout_leaves_out_the_terms_of_some_patches_in_training_alone():
+    z, z_bpa, p = features(1, (N, C)), features(2, (N, C)), features(3, (3, C))
+    layer = mnc.Injection("dropout")
+    params = layer.init(jax.random.key(0), z, z_bpa, p)
+    whole, purified = layer.apply(params, z, z_bpa, p), mnc.purify(z, z_bpa)
+    of_steps = [layer.apply(params, z, z_bpa, p, rngs={"dropout": jax.random.key(step)}) for step in range(2)]
+    # Of a patch nothing is left, or twice the term, so that the mean over steps is that of scoring.
+    times = [np.asarray((found - whole + purified) / purified) for found in of_steps]
+    for one in times:
+        np.testing.assert_allclose(one, np.round(one[:, :1]) * np.ones(C), atol=2e-3)
+        assert set(np.round(one[:, 0])) == {0.0, 2.0}
+    assert (np.round(times[0]) != np.round(times[1])).any()
 
 
 @pytest.mark.parametrize("exponent", [0.0, 3.0])
@@ -362,7 +379,7 @@ def test_mining_weighs_gradients(exponent):
     def gradient(mining):
         method = pirn.build(dataclasses.replace(ONE, mining_exponent=mining), BOTH)
         _, batch, learned, fixed = start(ONE)
-        return quick(jax.grad(lambda p: method.loss(p, fixed, batch)[0]))(learned)["prototypes"]
+        return quick(jax.grad(lambda p: method.loss(p, fixed, batch, jax.random.key(0))[0]))(learned)["prototypes"]
 
     assert np.abs(gradient(exponent) - gradient(1.5)).max() > 1e-5
 
@@ -407,7 +424,7 @@ def test_a_part_of_fewer_patches_than_prototypes_has_finite_results(form):
 
     def run(batch):
         learned, fixed = method.start(jax.random.key(0), batch)
-        gradient = jax.grad(lambda p: method.loss(p, fixed, batch)[0])(learned)
+        gradient = jax.grad(lambda p: method.loss(p, fixed, batch, jax.random.key(0))[0])(learned)
         params = method.finalize(learned, fixed, batch)
         return learned, gradient, method.score(params, train.take(batch, 0))[:, :2]
 

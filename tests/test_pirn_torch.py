@@ -65,7 +65,9 @@ def ours(name):
     def run(params, values):
         learned, fixed = params
         distances = jax.vmap(lambda sample: method.score(params, sample))(values)
-        return distances, *jax.value_and_grad(lambda learned: method.loss(learned, fixed, values)[0])(learned)
+        return distances, *jax.value_and_grad(
+            lambda learned: method.loss(learned, fixed, values, jax.random.key(0))[0]
+        )(learned)
 
     # Few operations are run, so most of the time would go into optimising them.
     return jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})(params, features())

@@ -70,7 +70,8 @@ def trained(parts):
     found, order = {}, np.random.default_rng(2).integers(PARTS - 1, size=(1, STEPS, 2))
     for config in (dataclasses.replace(of, num_layers=1) for of in (FULL, HALF)):
         programs, state = started(pirn.build(config, BOTH), parts)
-        state, metrics = programs.steps(state, parts, np.zeros(1, int), order, np.ones(STEPS, np.float32))
+        keys = jax.random.split(jax.random.key(0), (1, STEPS))
+        state, metrics = programs.steps(state, parts, np.zeros(1, int), order, np.ones(STEPS, np.float32), keys)
         assert metrics["loss"][0, -1] < 0.8 * metrics["loss"][0, 0]
         found[config.precision] = state, score(config, state, parts)[0]
     return found
@@ -110,7 +111,7 @@ def test_bfloat16_rounds_only_features_and_matmul_operands(injection, stored):
     batch = base.shapes(2, 2, 1, N, C)
     batch = batch._replace(values=jax.ShapeDtypeStruct(batch.values.shape, stored))
     learned, fixed = jax.eval_shape(method.start, jax.eval_shape(lambda: jax.random.key(0)), batch)
-    traced = jax.make_jaxpr(jax.value_and_grad(method.loss, has_aux=True))(learned, fixed, batch)
+    traced = jax.make_jaxpr(jax.value_and_grad(method.loss, has_aux=True))(learned, fixed, batch, jax.random.key(0))
     leaves = [e for e in equations(traced.jaxpr) if not any(map(is_program, e.params.values()))]
     # Nothing is computed in bfloat16: features that are stored in it are widened first.
     assert {e.primitive.name for e in leaves if is_narrow(*e.invars)} <= {"convert_element_type"}

@@ -15,7 +15,7 @@ def test_instructions_of_a_gradient_are_told_apart_by_layer_module_and_direction
     values = jnp.array(np.random.default_rng(0).normal(size=(1, 2, 1, 9, 8)), jnp.float32)
     batch = Features(values, jnp.ones((1, 9), bool))
     learned, fixed = jax.eval_shape(method.start, jax.random.key(0), batch)
-    program = jax.jit(jax.grad(lambda learned, fixed, batch: method.loss(learned, fixed, batch)[0]))
+    program = jax.jit(jax.grad(lambda learned, fixed, batch: method.loss(learned, fixed, batch, jax.random.key(0))[0]))
     compiled = program.lower(learned, fixed, batch).compile(compiler_options={"xla_backend_optimization_level": 0})
     found = set(step_profile.parts(compiled.as_text()).values())
     modules = ("refine", "assign", "align", "inject")

@@ -104,10 +104,12 @@ def test_programs_call_no_library_that_waits_in_the_threads_of_xla(features):
     programs, category, chosen = train.compile_programs(METHOD), np.zeros(2, int), np.zeros((2, 4), int)
     start = jax.random.split(jax.random.key(0), 2), features, category, chosen, np.float32(1), programs.constants
     state = programs.init.shapes(*start)
-    params = state.learned, state.fixed
+    params, keys = (state.learned, state.fixed), jax.random.split(jax.random.key(0), (2, 2))
     texts = [
         programs.init.compile(*start).as_text(),
-        programs.steps.compile(state, features, category, np.zeros((2, 2, 2), int), np.ones(2, np.float32)).as_text(),
+        programs.steps.compile(
+            state, features, category, np.zeros((2, 2, 2), int), np.ones(2, np.float32), keys
+        ).as_text(),
         scoring.compile_program(METHOD).compile(params, features, category, np.zeros(2, int)).as_text(),
         scoring.compile_support_program(METHOD).compile(params, features, category, chosen).as_text(),
     ]
@@ -175,7 +177,8 @@ def test_defects_score_above_normal_patches(trained, features):
 
 
 def test_a_loss_that_is_not_finite_is_named():
-    def loss(learned, fixed, batch):
+    def loss(learned, fixed, batch, key):
+        del key
         # Adam lowers x by one a step: not a number from step 3 in the second run, and from step 5 in the first.
         x = learned["x"]
         return jnp.where(x < 2 * fixed["seed"] - 3.5, jnp.nan, x) + 0 * batch.values.sum(), {}
@@ -203,7 +206,7 @@ def test_adam_is_optax_adam(features):
     expected, fixed = jax.jit(method.start)(key, train.take(features, 0, chosen))
     optimizer = optax.adam(1e-3)
     state = optimizer.init(expected)
-    gradient = jax.jit(jax.grad(lambda p, batch: method.loss(p, fixed, batch)[0]))
+    gradient = jax.jit(jax.grad(lambda p, batch: method.loss(p, fixed, batch, jax.random.key(0))[0]))
     for batch in episodes.batches(run, 2, 2):
         updates, state = optimizer.update(gradient(expected, train.take(features, 0, chosen[batch])), state)
         expected = optax.apply_updates(expected, updates)
@@ -249,8 +252,21 @@ def test_steps_per_call_divide_all_steps(steps):
 
 
 def test_recipe_refuses_what_cannot_work():
-    with pytest.raises(ValueError, match="epochs must be positive and finite, not 0"):
-        Recipe(epochs=0)
+    with pytest.raises(ValueError, match="epochs must be zero or more, not -1"):
+        Recipe(epochs=-1)
+
+
+def test_without_epochs_a_run_stays_as_it_starts(features):
+    programs, category, chosen = (
+        train.compile_programs(METHOD),
+        np.array([0]),
+        np.array([episodes.draw(RUNS[0], PARTS)]),
+    )
+    found, history = train.train(programs, RUNS[:1], features, category, chosen, Recipe(epochs=0))
+    start = train.initialise(programs, RUNS[:1], features, category, chosen, RECIPE)
+    for a, b in zip(*map(jax.tree.leaves, (found.learned[0], start[0].learned)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not history
 
 
 @pytest.mark.parametrize("runs", [1, 9, 10, 11, 60, 61, 300])

@@ -39,7 +39,7 @@ def sample(fixed, i):
 def test_loss_and_score_are_the_reference(name):
     config = dataclasses.replace(SMALL, **SWITCHES[name])
     built, learned, fixed = started(config)
-    loss, told = quick(built.loss)(learned, fixed, parts())
+    loss, told = quick(built.loss)(learned, fixed, parts(), jax.random.key(0))
     expected = np.mean([reference.total_loss(learned, sample(fixed, i), config) for i in range(PARTS)])
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     maps, rebuilt, unified, p = reference.network(learned, sample(fixed, 0), config)
@@ -65,7 +65,7 @@ def test_patches_off_the_part_change_nothing_on_it(score):
 
     def run(batch):
         params = built.finalize(learned, fixed, batch)
-        return built.loss(learned, fixed, batch)[0], built.score(params, train.take(batch, 1))[:, :8]
+        return built.loss(learned, fixed, batch, jax.random.key(0))[0], built.score(params, train.take(batch, 1))[:, :8]
 
     batch, program = parts(mask), quick(run)
     spoiled = batch._replace(values=jnp.where(batch.mask[:, None, None, :, None], batch.values, 9.0))
@@ -75,7 +75,7 @@ def test_patches_off_the_part_change_nothing_on_it(score):
 
 def test_every_weight_has_a_gradient():
     built, learned, fixed = started(dataclasses.replace(SMALL, mining_exponent=3.0))
-    gradient = quick(jax.grad(lambda p: built.loss(p, fixed, parts())[0]))(learned)
+    gradient = quick(jax.grad(lambda p: built.loss(p, fixed, parts(), jax.random.key(0))[0]))(learned)
     # The last block's prototypes guide nothing any more.
     last = gradient[f"block_{SMALL.num_blocks - 1}"]
     for name in ("refine", "of_prototypes"):

@@ -70,7 +70,7 @@ def _measure(name: str, repeats: int) -> dict[str, timing.Case]:
         "score_eager": score_torch,
     }
     loss: Any = method.loss
-    of_loss = jax.jit(jax.value_and_grad(lambda of, batch: loss(of, one[1], batch)[0]))
+    of_loss = jax.jit(jax.value_and_grad(lambda of, batch: loss(of, one[1], batch, jax.random.key(0))[0]))
     batch = jax.tree.map(lambda x: x[0, : recipe.batch_size], shared)
     counted: Any = of_loss.lower(first.learned, batch).cost_analysis()
     with flop_counter.FlopCounterMode(display=False) as counter:

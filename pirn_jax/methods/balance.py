@@ -62,9 +62,9 @@ def _functions(
         learned, fixed = init(key, scaled(support, scale))
         return learned, {**fixed, _SCALE: scale}
 
-    def scaled_loss(learned: Params, fixed: Params, batch: Features) -> tuple[Float[Array, ""], Metrics]:
+    def scaled_loss(learned: Params, fixed: Params, batch: Features, key: Array) -> tuple[Float[Array, ""], Metrics]:
         assert loss is not None
-        return loss(learned, fixed, scaled(batch, fixed[_SCALE]))
+        return loss(learned, fixed, scaled(batch, fixed[_SCALE]), key)
 
     def scaled_finalize(learned: Params, fixed: Params, support: Features) -> Any:
         return fixed[_SCALE], finalize(learned, fixed, scaled(support, fixed[_SCALE]))

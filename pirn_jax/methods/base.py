@@ -52,9 +52,9 @@ class Method(NamedTuple):
       maps: names of the k anomaly maps that `score` returns.
       init: `(key, support) -> (learned, fixed)`; `fixed` gets neither gradient nor optimiser moments.
       score: `(params, features) -> distances (k, n)`, larger is more anomalous. Values off the part are ignored.
-      loss: `(learned, fixed, batch) -> (scalar, metrics)`, means over the samples of the batch; None if nothing is
-        learned by gradient descent. Other statistics of a batch go through `losses.batch_mean`, so that they stay exact
-        where devices share one.
+      loss: `(learned, fixed, batch, key) -> (scalar, metrics)`, means over the samples of the batch; None if nothing is
+        learned by gradient descent. Each step has its own key, for dropout and the like. Other statistics of a batch go
+        through `losses.batch_mean`, so that they stay exact where devices share one.
       finalize: `(learned, fixed, support) -> params`, once after training: memory banks, codebooks.
       forget: `(params, i) -> params` without what they hold of sample `i` of the support, so that good parts can be
         scored as if they were new (`scoring.calibrate`); by default they hold nothing of single samples.
@@ -68,7 +68,7 @@ class Method(NamedTuple):
     maps: tuple[str, ...]
     init: Callable[[Array, Features], tuple[Params, Params]]
     score: Callable[[Params, Features], Float[Array, "k n"]]
-    loss: Callable[[Params, Params, Features], tuple[Float[Array, ""], Metrics]] | None = None
+    loss: Callable[[Params, Params, Features, Array], tuple[Float[Array, ""], Metrics]] | None = None
     finalize: Callable[[Params, Params, Features], Params] = keep
     forget: Callable[[Params, Array], Params] = forget_nothing
     constants: Mapping[str, float] = MappingProxyType({})
@@ -86,7 +86,8 @@ class Recipe:
     """Optimiser settings of a run.
 
     Attributes:
-      epochs: passes over the episode (PIRN: 80 few-shot, 30 all-shot; a published review of it says 60 and 8).
+      epochs: passes over the episode (PIRN: 80 few-shot, 30 all-shot; a published review of it says 60 and 8); 0 leaves
+        the method as it starts, the ablation of training.
       learning_rate: of Adam (PIRN: 1e-4).
       batch_size: samples a step.
       schedule: "constant", or "cosine": a linear warm-up over the first twentieth of the steps, then half a cosine down
@@ -99,7 +100,9 @@ class Recipe:
     schedule: str = "constant"
 
     def __post_init__(self):
-        for name in ("epochs", "learning_rate", "batch_size"):
+        if not 0 <= self.epochs < math.inf:
+            raise ValueError(f"epochs must be zero or more, not {self.epochs}")
+        for name in ("learning_rate", "batch_size"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
         if self.schedule not in SCHEDULES:

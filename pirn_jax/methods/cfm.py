@@ -119,7 +119,9 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         scale = scales(support)
         return module.init(key, tokens(support, scale)[0])["params"], {"scale": scale}
 
-    def loss(learned: Params, fixed: Params, batch: Features) -> tuple[Float[Array, ""], dict[str, Array]]:
+    def loss(learned: Params, fixed: Params, batch: Features, key: Array) -> tuple[Float[Array, ""], dict[str, Array]]:
+        del key
+
         def of_sample(x: Array, mask: Array) -> Float[Array, "2"]:
             return disagreement(predict(module, learned, x), x, mask)
 

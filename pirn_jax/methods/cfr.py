@@ -166,7 +166,9 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         given = x[1], fixed["keys"][near], fixed["values"][near], known
         return jnp.asarray(retriever.apply({"params": learned["retriever"]}, *given))
 
-    def loss(learned: Params, fixed: Params, batch: Features) -> tuple[Float[Array, ""], dict[str, Array]]:
+    def loss(learned: Params, fixed: Params, batch: Features, key: Array) -> tuple[Float[Array, ""], dict[str, Array]]:
+        del key
+
         def of_sample(x: Array, mask: Array) -> dict[str, Array]:
             found = cfm.predict(module, learned["mappers"], x)
             terms = dict(zip((f"loss_{m}" for m in modalities), cfm.disagreement(found, x, mask), strict=True))

@@ -46,6 +46,6 @@ def batches(run: Run, epochs: int, batch_size: int) -> np.ndarray:
     """
     steps = -(-epochs * run.shots // batch_size)
     rng = generator(run, "batches")
-    rounds = -(-steps * batch_size // run.shots)
+    rounds = max(1, -(-steps * batch_size // run.shots))
     order = np.concatenate([rng.permutation(run.shots) for _ in range(rounds)])
     return order[: steps * batch_size].reshape(steps, batch_size)

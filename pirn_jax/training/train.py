@@ -55,8 +55,8 @@ class Programs(NamedTuple):
 
     Attributes:
       init: `(keys (runs,), features, category (runs,), episodes (runs, shots), learning rate, constants) -> State`.
-      steps: `(State, features, category (runs,), indices (runs, steps, batch), rates (steps,)) -> (State, metrics)`,
-        each metric (runs, steps), the loss among them; None for a method without gradient descent.
+      steps: `(State, features, category (runs,), indices (runs, steps, batch), rates (steps,), keys (runs, steps)) ->
+        (State, metrics)`, each metric (runs, steps), the loss among them; None for a method without gradient descent.
       finalize: `(learned, fixed, features, category, episodes) -> params`; None where nothing is to be done.
       constants: of the method.
     """
@@ -124,8 +124,8 @@ def _compile_init(
 def _compile_steps(
     loss: Callable, optimizer: optax.GradientTransformation, devices: tuple[Any, ...] | None
 ) -> parallel.Program:
-    def train_step(state: State, batch: Features, rate: Float[Array, ""]) -> tuple[State, Metrics]:
-        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.learned, state.fixed, batch)
+    def train_step(state: State, batch: Features, rate: Float[Array, ""], key: Array) -> tuple[State, Metrics]:
+        (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(state.learned, state.fixed, batch, key)
         gradient, metrics = losses.batch_mean((gradient, {"loss": value, **metrics}))
         updates, moments = optimizer.update(gradient, state.optimizer, state.learned)
         rate = rate * state.learning_rate
@@ -138,14 +138,16 @@ def _compile_steps(
         category: Int[Array, ""],
         indices: Int[Array, "t b"],
         rates: Float[Array, " t"],
+        keys: Array,
     ):
-        def step(carry: State, of_step: tuple[Array, Array]) -> tuple[State, Metrics]:
-            chosen, rate = of_step
-            return train_step(carry, take(features, category, chosen), rate)
+        def step(carry: State, of_step: tuple[Array, Array, Array]) -> tuple[State, Metrics]:
+            chosen, rate, key = of_step
+            return train_step(carry, take(features, category, chosen), rate, key)
 
-        return jax.lax.scan(step, state, (indices, rates))
+        return jax.lax.scan(step, state, (indices, rates, keys))
 
-    return parallel.Program(steps, (0, None, 0, 0, None), (None, None, None, 2, None), donate=(0,), devices=devices)
+    in_axes, batch_axes = (0, None, 0, 0, None, 0), (None, None, None, 2, None, None)
+    return parallel.Program(steps, in_axes, batch_axes, donate=(0,), devices=devices)
 
 
 @functools.lru_cache
@@ -156,6 +158,17 @@ def _compile_finalize(finalize: Callable, devices: tuple[Any, ...] | None) -> pa
         return finalize(learned, fixed, take(features, category, episode))
 
     return parallel.Program(params, (0, 0, None, 0, 0), (None,) * 5, devices=devices)
+
+
+def run_keys(runs: Sequence[Run], purpose: str) -> Array:
+    """A key for each run, that depends on its seed and category and on the purpose, not on the runs beside it."""
+    return jnp.stack([jax.random.key(int(episodes.generator(run, purpose).integers(2**31))) for run in runs])
+
+
+def step_keys(keys: Array, first: int, count: int) -> Array:
+    """Keys of some steps of each run, (runs, count), from the runs' own."""
+    steps = jnp.arange(first, first + count)
+    return jax.vmap(lambda key: jax.vmap(lambda step: jax.random.fold_in(key, step))(steps))(keys)
 
 
 def initialise(
@@ -171,9 +184,7 @@ def initialise(
 
     On several devices runs are placed as those of a training with batches of so many samples.
     """
-    # A key of a run depends on its seed and category alone, not on the runs beside it.
-    keys = jnp.stack([jax.random.key(int(episodes.generator(run, "params").integers(2**31))) for run in runs])
-    rate = np.float32(recipe.learning_rate if recipe else 0)
+    keys, rate = run_keys(runs, "params"), np.float32(recipe.learning_rate if recipe else 0)
     return [
         programs.init(keys[share], features, category[share], chosen[share], rate, programs.constants, batch=batch)
         for share in parallel.shares(len(runs))
@@ -187,6 +198,7 @@ def advance(
     category: Int[np.ndarray, " r"],
     indices: Int[np.ndarray, "r t b"],
     rates: Float[np.ndarray, " t"] | None = None,
+    keys: Array | None = None,
 ) -> tuple[list[State], dict[str, Float[np.ndarray, "r t"]]]:
     """Trains all runs for some steps.
 
@@ -197,6 +209,7 @@ def advance(
       category: index of each run's category in `features`.
       indices: samples of each run's batches, as indices into its category's features.
       rates: share of the learning rate that each step takes, by default all of it.
+      keys: of each run's steps (r, t), see `step_keys`; by default those of seed 0.
 
     Returns:
       The states afterwards, and every metric of the method.
@@ -205,9 +218,10 @@ def advance(
     if step is None:
         raise ValueError("a method without a loss takes no steps")
     rates = np.ones(indices.shape[1], np.float32) if rates is None else rates
+    keys = jax.random.split(jax.random.key(0), indices.shape[:2]) if keys is None else keys
 
     def steps(state: State, share: slice) -> tuple[State, dict[str, np.ndarray]]:
-        result = step(state, features, category[share], indices[share], rates)
+        result = step(state, features, category[share], indices[share], rates, keys[share])
         return parallel.pick(result, lambda of: of[0]), parallel.collect([parallel.pick(result, lambda of: of[1])])
 
     states, metrics = zip(*threads.each(steps, states, parallel.shares(len(category))), strict=True)
@@ -246,7 +260,7 @@ def train(
     batch = 1 if recipe is None else recipe.batch_size
     states = initialise(programs, runs, features, category, chosen, recipe, batch)
     history: dict[str, np.ndarray] = {}
-    if programs.steps is not None and recipe is not None:
+    if programs.steps is not None and recipe is not None and recipe.epochs:
         indices = _indices(runs, chosen, recipe)
         order = indices, recipe.rates(indices.shape[1])
         states, history = _descend(programs, states, runs, features, category, order, progress, checkpoint)
@@ -281,10 +295,11 @@ def _descend(
         start, leaves, history = restored
         states = parallel.place_like(states, leaves)
         progress(start, float(history["loss"][:, -1].mean()))
-    length = steps_per_call(steps)
+    length, keys = steps_per_call(steps), run_keys(runs, "steps")
     for first in range(start, steps, length):
         now = slice(first, first + length)
-        states, metrics = advance(programs, states, features, category, indices[:, now], rates[now])
+        of_steps = step_keys(keys, first, len(rates[now]))
+        states, metrics = advance(programs, states, features, category, indices[:, now], rates[now], of_steps)
         _check_finite(metrics["loss"], first, runs)
         history = {
             name: np.concatenate([history[name], new], axis=1) if history else new for name, new in metrics.items()
@@ -307,12 +322,13 @@ def bytes_needed(programs: Programs, runs: int, features: Features, shots: int, 
     category, chosen = (jax.ShapeDtypeStruct((runs, *shape), jnp.int32) for shape in ((), (shots,)))
     rate = jax.ShapeDtypeStruct((), jnp.float32)
     start = key, features, category, chosen, rate, programs.constants
-    if programs.steps is None or recipe is None:
+    if programs.steps is None or recipe is None or not recipe.epochs:
         return parallel.bytes_of(programs.init.compile(*start))
     steps = steps_per_call(len(episodes.batches(Run("", shots, 0), recipe.epochs, recipe.batch_size)))
     indices = jax.ShapeDtypeStruct((runs, steps, recipe.batch_size), jnp.int32)
-    rates = jax.ShapeDtypeStruct((steps,), jnp.float32)
-    return parallel.bytes_of(programs.steps.compile(programs.init.shapes(*start), features, category, indices, rates))
+    rates, keys = jax.ShapeDtypeStruct((steps,), jnp.float32), jax.ShapeDtypeStruct((runs, steps), key.dtype)
+    state = programs.init.shapes(*start)
+    return parallel.bytes_of(programs.steps.compile(state, features, category, indices, rates, keys))
 
 
 def steps_per_call(steps: int) -> int:

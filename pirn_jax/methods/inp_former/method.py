@@ -102,7 +102,9 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         found: Any = streams.apply({"params": learned}, x, features.mask)
         return x, *found
 
-    def loss(learned: Params, fixed: Params, batch: Features) -> tuple[Float[Array, ""], dict[str, Array]]:
+    def loss(learned: Params, fixed: Params, batch: Features, key: Array) -> tuple[Float[Array, ""], dict[str, Array]]:
+        del key
+
         def of_sample(features: Features) -> tuple[losses.Products, Float[Array, " m"]]:
             x, rebuilt, p = rebuild(learned, fixed, features)
             tied = jax.vmap(lambda of, own: losses.gather(of[None], own, features.mask))

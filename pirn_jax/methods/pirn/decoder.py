@@ -39,7 +39,7 @@ class Config:
       plan_scale: "rows" (our choice), or "literal", Eq. 2 as printed; see `bpa.reconstruct`.
       apr: whether prototypes are refined on each sample; off is the ablation of APR.
       mnc: whether modalities communicate; off is the ablation of MNC.
-      injection: "query_only" (our choice); or "paper", Eq. 5 as printed, "stop_gradient", "bottleneck"; see
+      injection: "query_only" (our choice); or "paper", Eq. 5 as printed, "stop_gradient", "bottleneck", "dropout"; see
         `mnc.Injection`.
       neighbours: k of the cross-modal nearest neighbours (our choice).
       heads: heads of the graph attention (our choice).
@@ -108,7 +108,7 @@ class Config:
 def _per_modality(module: type[nn.Module], in_axes: tuple[int | None, ...]) -> type[nn.Module]:
     """The module with separate weights for each modality, mapped over the leading axis of its inputs that have 0."""
     axes: Any = in_axes
-    return nn.vmap(module, in_axes=axes, variable_axes={"params": 0}, split_rngs={"params": True})
+    return nn.vmap(module, in_axes=axes, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True})
 
 
 class DecoderLayer(nn.Module):

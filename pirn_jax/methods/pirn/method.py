@@ -62,11 +62,21 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
     def tokens(features: Features, fixed: Params) -> Float[Array, "*batch 2 n c"]:
         return prepare(features, fixed) / fixed["scale"][:, None, None]
 
-    def rebuild(learned: Params, fixed: Params, features: Features) -> tuple[losses.Products, Float[Array, "2"]]:
-        """Products of patches and rebuilt ones, and the share of prototypes in use, the mean of all layers."""
+    def rebuild(
+        learned: Params, fixed: Params, features: Features, key: Array | None = None
+    ) -> tuple[losses.Products, Float[Array, "2"]]:
+        """Products of patches and rebuilt ones, and the share of prototypes in use, the mean of all layers.
+
+        The key is that of a training step's dropout.
+        """
         scaled = tokens(features, fixed)
         rebuilt, sown = decoder.apply(
-            {"params": learned}, scaled, features.mask, fixed["epsilon"], mutable=["diagnostics"]
+            {"params": learned},
+            scaled,
+            features.mask,
+            fixed["epsilon"],
+            rngs=None if key is None else {"dropout": key},
+            mutable=["diagnostics"],
         )
         compared = losses.products(scaled, rebuilt, jax.vmap(patches.paired))
         return compared, jnp.mean(jnp.stack(jax.tree.leaves(sown)), axis=0)
@@ -93,8 +103,9 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
             for name, value in learned.items()
         }
 
-    def loss(learned: Params, fixed: Params, batch: Features) -> tuple[Float[Array, ""], dict[str, Array]]:
-        compared, use = jax.vmap(lambda features: rebuild(learned, fixed, features))(batch)
+    def loss(learned: Params, fixed: Params, batch: Features, key: Array) -> tuple[Float[Array, ""], dict[str, Array]]:
+        keys = jax.random.split(key, len(batch.mask))
+        compared, use = jax.vmap(lambda *of: rebuild(learned, fixed, *of))(batch, keys)
         mined = functools.partial(losses.soft_mining, exponent=config.mining_exponent)
         per_modality = jax.vmap(mined, in_axes=(1, None))(compared, batch.mask)
         values = {"loss": per_modality, "prototype_use": jnp.mean(use, axis=0)} | _gates(learned)

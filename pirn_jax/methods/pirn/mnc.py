@@ -13,7 +13,10 @@ from pirn_jax.methods.pirn import patches
 from pirn_jax.methods.pirn.patches import Factored, Patches
 from pirn_jax.methods.pirn.precision import product
 
-INJECTIONS = ("query_only", "paper", "stop_gradient", "bottleneck")
+INJECTIONS = ("query_only", "paper", "stop_gradient", "bottleneck", "dropout")
+
+_DROPOUT = 0.5
+"""Share of the patches whose term of Eq. 5 is left out in training with "dropout" (our choice)."""
 
 
 def cross_modal_edges(
@@ -150,7 +153,8 @@ class Injection(nn.Module):
     decoder can learn to copy its input, defects included. With `form="query_only"` the purified patch is the query
     and nothing else, `Z_mnc = tanh(gamma) CA(Z', P')`; `form="paper"` is Eq. 5 as printed. Between these,
     "stop_gradient" keeps the term and lets no gradient through it, so nothing learns to copy; "bottleneck" sends it
-    through a linear map of as many dimensions as there are prototypes.
+    through a linear map of as many dimensions as there are prototypes; "dropout" leaves out half of the patches' terms
+    in each step of the training, so that these have to come from prototypes.
 
     Attributes:
       form: one of `INJECTIONS`.
@@ -178,6 +182,9 @@ class Injection(nn.Module):
             return injected
         if self.form == "stop_gradient":
             purified = jax.lax.stop_gradient(purified)
+        if self.form == "dropout":
+            whole = not self.has_rng("dropout")
+            purified = nn.Dropout(_DROPOUT, broadcast_dims=(-1,), deterministic=whole)(purified)
         if self.form == "bottleneck":
             rank = len(p_other)
             down = self.param("down", nn.initializers.lecun_normal(), (channels, rank))

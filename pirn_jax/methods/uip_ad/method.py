@@ -71,7 +71,9 @@ def _functions(config: Config) -> Method:
         fixed = {"scale": statistics.root_mean_square(support.values.astype(jnp.float32), support.mask)}
         return network.init(key, scaled(support, fixed)[0], support.mask[0])["params"], fixed
 
-    def loss(learned: Params, fixed: Params, batch: Features) -> tuple[Float[Array, ""], dict[str, Array]]:
+    def loss(learned: Params, fixed: Params, batch: Features, key: Array) -> tuple[Float[Array, ""], dict[str, Array]]:
+        del key
+
         def of_sample(features: Features) -> tuple[losses.Products, dict[str, Array]]:
             maps, rebuilt, unified, p = run(learned, fixed, features)
             wanted = jnp.broadcast_to(target(unified, p, config.temperature), maps.shape) if config.ucp else maps
