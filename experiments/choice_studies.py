@@ -41,7 +41,11 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
     "sigma": _each("sigma", 2.0, 8.0, start=_PATCHCORE),
     "reach": _each("reach", False, start=_FINE),
     "banks": _each("banks", "each", "joint", start=_FINE),
-    "score": _each("score", "cosine"),
+    "score": [
+        *_each("score", "nearest", "gaussian", "cosine"),
+        *_each("score", "nearest", "gaussian", start={"grid": 28}),
+    ],
+    "gaussian": _each("ridge", 0.01, 0.3, start={"method": "gaussian", "grid": 28}),
     "joint": _each("joint", False),
     "epochs": _each("epochs", 0, 20, 40, 80),
     "learning_rate": _each("learning_rate", 3e-4, 1e-3, 1e-2),

@@ -403,3 +403,24 @@ def gaussian_weights(size: int, sigma: float, truncate: float = 4.0) -> Array:
             index = (i + offset) % (2 * size)
             out[i, min(index, 2 * size - 1 - index)] += kernel[offset + radius]
     return out
+
+
+def conditional_distances(good: Array, x: Array, shrinkage: float, ridge: float) -> Array:
+    """Mahalanobis distances (m, n) of patches `x` (m, n, c), by regression of each modality on the others.
+
+    `good` are patches of good parts (N, m, c).
+    """
+    count, modalities, channels = good.shape
+    shown = float64(good).reshape(count, -1)
+    covariance = np.cov(shown.T, bias=True)
+    variance = np.diag(covariance)
+    covariance = (1 - shrinkage) * covariance + np.diag(shrinkage * variance + ridge * variance.mean())
+    apart = np.moveaxis(float64(x), 0, 1).reshape(x.shape[1], -1) - shown.mean(0)
+    found = []
+    for i in range(modalities):
+        own = np.arange(modalities * channels) // channels == i
+        slope = np.linalg.solve(covariance[np.ix_(~own, ~own)], covariance[np.ix_(~own, own)])
+        left = apart[:, own] - apart[:, ~own] @ slope
+        spread = covariance[np.ix_(own, own)] - covariance[np.ix_(own, ~own)] @ slope
+        found.append(np.sqrt((left * np.linalg.solve(spread, left.T).T).sum(1) / channels))
+    return np.array(found)

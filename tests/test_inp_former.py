@@ -75,7 +75,7 @@ def test_modalities_share_nothing():
 @pytest.mark.usefixtures("x64")
 def test_patches_off_the_part_change_nothing_on_it():
     mask = np.arange(N) < np.array([[6], [8]])
-    built, learned, fixed = started(dataclasses.replace(SMALL, score="residual", mining_exponent=3.0))
+    built, learned, fixed = started(dataclasses.replace(SMALL, score="nearest", mining_exponent=3.0))
 
     def run(batch):
         params = built.finalize(learned, fixed, batch)

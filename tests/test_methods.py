@@ -203,7 +203,8 @@ def test_a_study_has_a_recipe_if_and_only_if_its_method_descends(name, recipe, t
     with pytest.raises(ValueError, match=text):
         Spec("mvtec3d", (2,), 1, name, config, recipe, encoder, Preparation(56))
     other = Recipe() if recipe is None else None
-    assert Spec("mvtec3d", (2,), 1, name, config, other, encoder, Preparation(56)).build().maps == (*BOTH, "joint")
+    built = Spec("mvtec3d", (2,), 1, name, config, other, encoder, Preparation(56)).build()
+    assert built.maps[:3] == (*BOTH, "joint")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pirn_jax.methods import base, pirn
+from pirn_jax.methods import base, conditional, pirn
 from pirn_jax.methods.base import Features, Recipe
 from pirn_jax.methods.pirn import Config, Decoder, apr, mnc, patches, prototypes
 from pirn_jax.training import train
@@ -123,7 +123,7 @@ def test_every_switch_changes_the_output(switch):
     assert np.abs(outputs[0] - outputs[1]).max(axis=(1, 2)).min() > 1e-4
 
 
-@pytest.mark.parametrize("score", ["cosine", "residual"])
+@pytest.mark.parametrize("score", ["cosine", "nearest", "both"])
 def test_scores_compare_patches_with_their_reconstruction(score):
     method = pirn.build(dataclasses.replace(ONE, score=score), BOTH)
     support = Features(features(1, (3, 2, 1, N, C)).astype(jnp.float32), jnp.stack([PART, WHOLE, PART]))
@@ -140,7 +140,7 @@ def test_scores_compare_patches_with_their_reconstruction(score):
         return (unit(scaled) - unit(rebuilt))[:, mask]
 
     own = residuals(part.values, PART)
-    if score == "residual":
+    if score != "cosine":
         of_good = [residuals(*of) for of in zip(support.values, np.asarray(support.mask), strict=True)]
 
         def squared(a, b):
@@ -152,6 +152,10 @@ def test_scores_compare_patches_with_their_reconstruction(score):
         reach = np.concatenate([squared(a, b).min(-1) for a, b in zip(of_good, others, strict=True)], 1)
         reach += 3 * reach.mean(1, keepdims=True)
         expected = (squared(own, np.concatenate(of_good, 1)) / reach[:, None]).min(-1)
+        if score == "both":
+            good = np.moveaxis(np.concatenate(of_good, 1), 1, 0)
+            fit = conditional.SHRINKAGE, conditional.RIDGE
+            expected = np.concatenate([expected, reference.conditional_distances(good, own, *fit)])
     else:
         expected = (own**2).sum(-1) / 2
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
@@ -419,7 +423,7 @@ def test_a_decoder_starts_where_its_config_says(form):
 
 @pytest.mark.parametrize("form", prototypes.STARTS)
 def test_a_part_of_fewer_patches_than_prototypes_has_finite_results(form):
-    method = pirn.build(dataclasses.replace(ONE, prototype_start=form, score="residual"), BOTH)
+    method = pirn.build(dataclasses.replace(ONE, prototype_start=form, score="nearest"), BOTH)
     batch = parts()._replace(mask=jnp.arange(N) < jnp.array([[2], [1]]))
 
     def run(batch):

@@ -173,5 +173,5 @@ def test_an_option_that_pytorch_lacks_is_refused():
     torch_pirn.Pirn(Richer(score="cosine"), WIDTH)
     with pytest.raises(ValueError, match="no temperature; leave it at 1.0"):
         torch_pirn.Pirn(Richer(temperature=2.0, score="cosine"), WIDTH)
-    with pytest.raises(ValueError, match="no score 'residual'; take 'cosine'"):
+    with pytest.raises(ValueError, match="no score 'both'; take 'cosine'"):
         torch_pirn.Pirn(Config(), WIDTH)

@@ -58,7 +58,7 @@ def test_loss_and_score_are_the_reference(name):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("score", ["cosine", "residual"])
+@pytest.mark.parametrize("score", ["cosine", "nearest", "both"])
 def test_patches_off_the_part_change_nothing_on_it(score):
     mask = np.arange(N) < np.array([[6], [8]])
     built, learned, fixed = started(dataclasses.replace(SMALL, score=score, mining_exponent=3.0))
@@ -87,7 +87,7 @@ def test_every_weight_has_a_gradient():
 
 
 def test_own_parts_are_forgotten():
-    built, learned, fixed = started(dataclasses.replace(SMALL, score="residual"))
+    built, learned, fixed = started(dataclasses.replace(SMALL, score="nearest"))
     params = quick(built.finalize)(learned, fixed, parts())
     score, part = quick(built.score), train.take(parts(), 1)
     assert np.max(score(params, part)) < 1e-4 < np.max(score(built.forget(params, jnp.asarray(1)), part))

@@ -1,6 +1,6 @@
 """Methods: frozen patch features of good parts in, anomaly distances of every patch out."""
 
-from pirn_jax.methods import cfm, cfr, inp_former, patchcore, pirn, uip_ad
+from pirn_jax.methods import cfm, cfr, gaussian, inp_former, patchcore, pirn, uip_ad
 from pirn_jax.methods.base import Entry
 
 METHODS: dict[str, Entry] = {
@@ -10,6 +10,7 @@ METHODS: dict[str, Entry] = {
     "cfm": cfm.ENTRY,
     "inp_former": inp_former.ENTRY,
     "patchcore": patchcore.ENTRY,
+    "gaussian": gaussian.ENTRY,
 }
 """By the name that `--method` takes."""
 

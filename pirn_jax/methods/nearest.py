@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from pirn_jax.methods.base import Features, Params
-
 Maps = tuple[tuple[int, ...], ...]
 """The modalities that each map looks at."""
 
@@ -127,24 +125,6 @@ def remember(rows: Float[Array, "s m n c"], mask: Bool[Array, "s n"], maps: Maps
 def distances(params: dict[str, Any], rows: Float[Array, "m n c"], maps: Maps) -> Float[Array, "k n"]:
     """Squared distances to the nearest row of a bank of `remember`, in units of its reach."""
     return nearest_row(rows, params["bank"], params["counted"], maps, params["reach"])
-
-
-def by_residuals(residuals: Callable[[Params, Params, Features], Float[Array, "m n c"]], maps: Maps) -> dict[str, Any]:
-    """`score`, `finalize` and `forget` of a method that compares what is left of patches with what good parts left.
-
-    Args:
-      residuals: `(learned, fixed, features) -> rows` of a sample.
-      maps: what each map looks at.
-    """
-
-    def finalize(learned: Params, fixed: Params, support: Features) -> Params:
-        rows = jax.vmap(lambda features: residuals(learned, fixed, features))(support)
-        return {"learned": learned, "fixed": fixed, **remember(rows, support.mask, maps)}
-
-    def score(params: Params, features: Features) -> Float[Array, "k n"]:
-        return distances(params, residuals(params["learned"], params["fixed"], features), maps)
-
-    return {"score": score, "finalize": finalize, "forget": forget}
 
 
 def forget(params: dict[str, Any], i: Array) -> dict[str, Any]:

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pirn_jax.methods import losses, nearest, statistics
+from pirn_jax.methods import losses, residuals, statistics
 from pirn_jax.methods.attention import MLP, Attention, Norm, Prototypes, pair_groups
 from pirn_jax.methods.base import Features, Method, Params, our_choice
 from pirn_jax.methods.inp_former.optimizer import STABLE_ADAMW
 
-SCORES = ("cosine", "residual")
+SCORES = ("cosine", *residuals.COMPARISONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Config:
       mlp_ratio: hidden width of the MLPs in units of the channels (our choice, for CPUs: 1; code: 4).
       gather_weight: weight of the gather loss (code: .2).
       mining_exponent: exponent of the soft mining loss (code: 3).
-      score: distance of a patch, "cosine" as in the code; or "residual" (our choice), which compares what is left of a
-        patch with what was left of those of good parts, as PIRN's does.
+      score: distance of a patch, "cosine" as in the code; or what is left of it beside what is left of good parts:
+        "nearest" (our choice), "gaussian" or "both", see `residuals.compare`.
     """
 
     num_prototypes: int = 6
@@ -39,7 +39,7 @@ class Config:
     mlp_ratio: float = our_choice(1.0)
     gather_weight: float = 0.2
     mining_exponent: float = 3.0
-    score: str = our_choice("residual")
+    score: str = our_choice("nearest")
 
     def __post_init__(self):
         for name in ("num_prototypes", "num_blocks", "heads", "mlp_ratio"):
@@ -123,11 +123,11 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         x, rebuilt, _ = rebuild(learned, fixed, features)
         return jnp.mean(losses.cosine_distance(losses.products(x, rebuilt)), axis=1)
 
-    def residuals(learned: Params, fixed: Params, features: Features) -> Float[Array, "m n gc"]:
+    def leave(learned: Params, fixed: Params, features: Features) -> Float[Array, "m n gc"]:
         x, rebuilt, _ = rebuild(learned, fixed, features)
         return losses.residuals(x, rebuilt)
 
-    if config.score == "residual":
-        found = nearest.by_residuals(residuals, nearest.each(len(modalities)))
-        return Method(modalities, init, loss=loss, optimizer=STABLE_ADAMW, **found)
-    return Method(modalities, init, score, loss, optimizer=STABLE_ADAMW)
+    found = Method(modalities, init, score, loss, optimizer=STABLE_ADAMW)
+    if config.score == "cosine":
+        return found
+    return residuals.scored(found, leave, residuals.compare(config.score, modalities))

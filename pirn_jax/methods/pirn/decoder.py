@@ -11,12 +11,13 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array, Bool, Float
 
+from pirn_jax.methods import residuals
 from pirn_jax.methods.base import our_choice
 from pirn_jax.methods.pirn import apr, bpa, mnc, patches, precision, prototypes
 from pirn_jax.methods.pirn.patches import Factored, Patches, PatchesOfBoth
 
 ASSIGNMENTS = ("transport", "softmax")
-SCORES = ("cosine", "residual")
+SCORES = ("cosine", *residuals.COMPARISONS)
 TOKENS = ("scale", "length", "standardise")
 
 
@@ -48,8 +49,10 @@ class Config:
       gate_init: initial gamma of the injection's gate `tanh(gamma)` (our choice: at 0 a learning rate of 1e-4 leaves
         the gate shut for a whole training).
       mining_exponent: exponent of the soft mining loss (our choice, INP-Former's); 0 weighs all patches alike.
-      score: distance of a patch, "cosine" as in line 23 of Algorithm 1; or "residual" (our choice), see `method.build`.
-      joint: whether residuals of both modalities are compared at once, too, in a map of its own (our choice).
+      score: distance of a patch, "cosine" as in line 23 of Algorithm 1; or what is left of it beside what is left of
+        good parts: "nearest", "gaussian" or "both" (our choice), see `residuals.compare`.
+      joint: whether the nearest residual is looked for in both modalities at once, too, in a map of its own (our
+        choice).
       precision: "float32"; or "bfloat16" for features and matmul operands, summed in float32. Costs, transport plans,
         softmaxes, norms, losses, parameters and their optimiser stay float32. Features take half the memory. Meant for
         accelerators: CPUs multiply in float32 all the same, and the rounding costs them time.
@@ -73,7 +76,7 @@ class Config:
     gat_self_edges: bool = our_choice(True)
     gate_init: float = our_choice(1.0)
     mining_exponent: float = our_choice(3.0)
-    score: str = "residual"
+    score: str = "both"
     joint: bool = our_choice(True)
     precision: str = "float32"
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pirn_jax.methods import base, losses, nearest, statistics
+from pirn_jax.methods import base, losses, residuals, statistics
 from pirn_jax.methods.base import Features, Method, Params
 from pirn_jax.methods.pirn import bpa, patches, precision, prototypes
 from pirn_jax.methods.pirn.decoder import Config, Decoder
@@ -23,11 +23,9 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
     `deviation` (2, c), too. Layer groups are averaged (Sec. 3.1).
 
     Line 23 scores a patch by `1 - cos(e, z_rec)`, so whatever a few prototypes cannot rebuild scores high on good parts
-    too: edges, prints, texture. With `score="residual"` the residual vector of a patch, `e/|e| - z_rec/|z_rec|`, is
-    compared with those of the good parts' patches: the score is the least squared distance, in units of how far the
-    other good parts lie from that patch (`nearest.reaches`). Without a reconstruction, and in units of one, that would
-    be twice the cosine distance of the nearest patch. With `joint` a third map compares the residuals of both
-    modalities at once, so that it sees what is normal in each and not together.
+    too: edges, prints, texture. With other scores the residual vector of a patch, `e/|e| - z_rec/|z_rec|`, is compared
+    with those of the good parts' patches (`residuals.compare`): with the nearest, in units of how far the other good
+    parts lie from it, and with what their Gaussian lets expect of one modality given the other.
 
     Args:
       config: hyperparameters.
@@ -46,9 +44,6 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
 def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
     """PIRN but for its constants; the same objects for equal arguments."""
     decoder = Decoder(config)
-    maps, names = nearest.each(2), modalities
-    if config.joint:
-        maps, names = maps + nearest.together(2), (*modalities, "joint")
 
     def prepare(features: Features, fixed: Params) -> Float[Array, "*batch 2 n c"]:
         """Features as `config.tokens` has them, but for their scale."""
@@ -116,16 +111,16 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         learned, fixed = params
         return losses.cosine_distance(rebuild(learned, fixed, features)[0])
 
-    def residuals(learned: Params, fixed: Params, features: Features) -> Float[Array, "2 n c"]:
+    def leave(learned: Params, fixed: Params, features: Features) -> Float[Array, "2 n c"]:
         """Residual of each patch: the difference of the unit vectors of patch and rebuilt patch."""
         scaled = tokens(features, fixed)
         rebuilt: Any = decoder.apply({"params": learned}, scaled, features.mask, fixed["epsilon"])
         return losses.unit(scaled) - losses.unit(jax.vmap(patches.dense)(rebuilt))
 
-    if config.score == "residual":
-        found = nearest.by_residuals(residuals, maps)
-        return Method(names, init, loss=loss, precision=config.precision, **found)
-    return Method(modalities, init, score, loss, precision=config.precision)
+    found = Method(modalities, init, score, loss, precision=config.precision)
+    if config.score == "cosine":
+        return found
+    return residuals.scored(found, leave, residuals.compare(config.score, modalities, config.joint))
 
 
 def _gates(learned: Params) -> dict[str, Float[Array, "2"]]:

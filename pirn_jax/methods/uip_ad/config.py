@@ -3,9 +3,10 @@
 import dataclasses
 import math
 
+from pirn_jax.methods import residuals
 from pirn_jax.methods.base import our_choice
 
-SCORES = ("cosine", "residual")
+SCORES = ("cosine", *residuals.COMPARISONS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Config:
       gather_weight: weight of INP-Former's gather loss, which ties prototypes to the patches (our choice, as neither
         L_a nor L_p does; paper: none).
       mining_exponent: exponent of the soft mining loss for L_s (our choice; 0, the mean of Eq. 8 as printed).
-      score: distance of a patch, "cosine" as in Eq. 11; or "residual" (our choice), which compares what is left of a
-        patch with what was left of those of good parts, as PIRN's does.
+      score: distance of a patch, "cosine" as in Eq. 11; or what is left of it beside what is left of good parts:
+        "nearest" (our choice), "gaussian" or "both", see `residuals.compare`.
     """
 
     num_prototypes: int = 12
@@ -44,7 +45,7 @@ class Config:
     entropy_weight: float = our_choice(0.1)
     gather_weight: float = our_choice(0.2)
     mining_exponent: float = our_choice(3.0)
-    score: str = "residual"
+    score: str = "nearest"
 
     def __post_init__(self):
         for name in ("num_prototypes", "num_blocks", "heads", "mlp_ratio", "temperature"):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from pirn_jax.methods import base, losses, nearest, statistics
+from pirn_jax.methods import base, losses, residuals, statistics
 from pirn_jax.methods.base import Features, Method, Params
 from pirn_jax.methods.uip_ad.config import Config
 from pirn_jax.methods.uip_ad.decoder import Network
@@ -106,10 +106,11 @@ def _functions(config: Config) -> Method:
         maps, rebuilt, _, _ = run(learned, fixed, features)
         return jnp.mean(losses.cosine_distance(losses.products(maps, rebuilt)), axis=0, keepdims=True)
 
-    def residuals(learned: Params, fixed: Params, features: Features) -> Float[Array, "1 n gc"]:
+    def leave(learned: Params, fixed: Params, features: Features) -> Float[Array, "1 n gc"]:
         maps, rebuilt, _, _ = run(learned, fixed, features)
         return losses.residuals(maps, rebuilt)[None]
 
-    if config.score == "residual":
-        return Method(("unified",), init, loss=loss, **nearest.by_residuals(residuals, nearest.each(1)))
-    return Method(("unified",), init, score, loss)
+    found = Method(("unified",), init, score, loss)
+    if config.score == "cosine":
+        return found
+    return residuals.scored(found, leave, residuals.compare(config.score, found.maps))
