@@ -27,11 +27,9 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
     "background": [*_each("background", "keep", start=_PATCHCORE), *_each("background", "keep")],
     "encoders": _each("encoder", "builtin", "lite0", "chroma", "builtin,lite0", start=_PATCHCORE),
     "modality_encoders": [
-        row
+        {**_PATCHCORE, "modalities": (modality,), "encoder": encoder}
         for modality in ("rgb", "geometry")
-        for row in _each(
-            "encoder", "builtin", "lite0", "chroma", "builtin,lite0", start={**_PATCHCORE, "modalities": (modality,)}
-        )
+        for encoder in (pretrained.DEFAULT, "builtin", "lite0", "chroma", "builtin,lite0", "fpfh", "builtin,fpfh")
     ],
     "lite": _each("encoder", "builtin,lite1,chroma", "builtin,lite2,chroma", start=_FINE),
     "fusion": _each("fusion", "sum", "calibrated", "one_class", start=_PATCHCORE),

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from pirn_jax import inputs, threads
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
-from pirn_jax.encoders import chroma, efficientnet, filter_bank, joint, vit
+from pirn_jax.encoders import chroma, efficientnet, filter_bank, fpfh, joint, vit
 from pirn_jax.encoders.pretrained import Encoder
 from pirn_jax.inputs import Preparation, Prepared
 from pirn_jax.stopwatch import Stopwatch
@@ -78,6 +78,8 @@ def _encode_one(config: Any, groups: joint.Groups, params: Any, image: Array, gr
         tokens = filter_bank.describe(image / jnp.float32(255), config.patch)[None]
     elif isinstance(config, chroma.ChromaConfig):
         tokens = chroma.describe(image / jnp.float32(255), config.patch)[None]
+    elif isinstance(config, fpfh.FpfhConfig):
+        tokens = fpfh.describe(image / jnp.float32(255), config.patch)[None]
     else:
         model = vit.ViT(config, tuple(sorted({number for group in groups for number in group})), groups)
         tokens = model.apply(params, vit.normalise(image, config))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pirn_jax.cache import cache_directory
-from pirn_jax.encoders import chroma, efficientnet, filter_bank, joint, torch_legacy, vit, weights
+from pirn_jax.encoders import chroma, efficientnet, filter_bank, fpfh, joint, torch_legacy, vit, weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +118,7 @@ _CLASSICAL = {
         "The encoder is a classical filter bank, whose channels are of unequal units.",
     ),
     "chroma": (chroma.ChromaConfig(), ""),
+    "fpfh": (fpfh.FpfhConfig(), ""),
 }
 """Descriptors that nothing was trained for, with their notes."""
 
