@@ -36,5 +36,8 @@ def test_methods_stand_side_by_side(tmp_path):
 def test_unknown_methods_are_refused(tmp_path):
     done = commands.run("experiments.compare", "--methods=resnet", f"--output_dir={tmp_path / 'out'}")
     assert done.returncode == 1
-    assert "--methods=resnet: unknown; choose from pirn, uip_ad, cfr, cfm, inp_former, patchcore, or all" in done.stderr
+    assert (
+        "--methods=resnet: unknown; choose from pirn, uip_ad, cfr, cfm, inp_former, patchcore, gaussian, or all"
+        in done.stderr
+    )
     assert not (tmp_path / "out").exists()

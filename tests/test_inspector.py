@@ -9,7 +9,6 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
-import PIL.Image
 import pytest
 import tifffile
 from flax.traverse_util import unflatten_dict
@@ -28,8 +27,9 @@ from pirn_jax.study.spec import Spec, describe
 from pirn_jax.training import parallel
 from pirn_jax.training.episodes import Run
 from tests import commands
+from tests.plates import SIZE, write_parts
 
-SIDE, SIZE = 56, (40, 60)
+SIDE = 56
 VIT = vit.ViTConfig(width=24, depth=4, heads=3, position_grid=4, position_mode="plain")
 CONFIG = pirn.Config(score="cosine", num_prototypes=4, num_layers=1, sinkhorn_iterations=5, neighbours=2, heads=2)
 RUN = Run("knob", 2, 1)
@@ -41,20 +41,6 @@ def write_encoder(path, seed):
     params = {name: rng.normal(scale=0.2, size=shape) for name, shape in vit.shapes(VIT).items()}
     weights.save(path, weights.Stored(VIT, {"params": unflatten_dict(params, sep=".")}, (1, 2), {}))
     return path
-
-
-def write_parts(folder, count, masks):
-    """Tilted, rough plates of random colours, as parts of MVTec 3D-AD and of one's own."""
-    rng = np.random.default_rng(0)
-    for kind in ("rgb", "xyz", *(("gt",) if masks else ())):
-        (folder / kind).mkdir(parents=True)
-    for i in range(count):
-        rows, columns = np.mgrid[:40, :60] / 1000
-        xyz = np.stack([columns, rows, 0.5 + 0.2 * rows + rng.normal(scale=1e-4, size=SIZE)], -1).astype(np.float32)
-        tifffile.imwrite(folder / "xyz" / f"{i:03}.tiff", xyz, photometric="rgb")
-        PIL.Image.fromarray(rng.integers(256, size=(*SIZE, 3), dtype=np.uint8)).save(folder / "rgb" / f"{i:03}.png")
-        if masks:
-            PIL.Image.fromarray(np.zeros(SIZE, np.uint8)).save(folder / "gt" / f"{i:03}.png")
 
 
 @pytest.fixture(scope="module")

@@ -36,22 +36,27 @@ def _remembering_interrupts() -> Iterator[None]:
 class _Help(flags.BooleanFlag):
     """`--help` with the flags of further modules, each under its own heading."""
 
-    def __init__(self, modules: Sequence[str]):
+    def __init__(self, modules: Sequence[str], text: str | None):
         super().__init__("help", False, "show this help", short_name="?", allow_override=True)
-        self._modules = modules
+        self._modules, self._text = modules, text
 
     def parse(self, argument: str | bool) -> None:
         """Prints the help and ends the process."""
         if self._parse(argument):
             texts = [flags.FLAGS.main_module_help(), *map(flags.FLAGS.module_help, self._modules)]
-            print(sys.modules["__main__"].__doc__, *filter(str.strip, texts), sep="\n")
+            print(self._text or sys.modules["__main__"].__doc__, *filter(str.strip, texts), sep="\n")
             sys.exit(0)
 
 
-def define_help(*modules: str) -> None:
-    """Makes `--help` show the flags of these modules, too; absl shows those of the command's own file alone."""
+def define_help(*modules: str, text: str | None = None) -> None:
+    """Makes `--help` show the flags of these modules, too; absl shows those of the command's own file alone.
+
+    Args:
+      *modules: names of modules.
+      text: what stands before the flags, by default the words at the head of the command's file.
+    """
     app.define_help_flags()
-    flags.DEFINE_flag(_Help(modules))
+    flags.DEFINE_flag(_Help(modules, text))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A finished run as one compiled function from images to anomaly maps and scores."""
+"""Trained runs as one compiled function from images to anomaly maps and scores."""
 
 import dataclasses
 import json
@@ -37,7 +37,9 @@ class Inspection(NamedTuple):
 
 
 def compile_inspection(spec: Spec) -> Callable[..., Inspection]:
-    """Builds `(weights, params, scales (k,), images (b, 2, s, s, 3) uint8, masks (b, n), size) -> Inspection`.
+    """Builds `(weights, params, scales (e, k), images (b, 2, s, s, 3) uint8, masks (b, n), size) -> Inspection`.
+
+    The leaves of the parameters have a leading axis of e members, whose fused maps are averaged.
 
     One program from pixels to scores: all modalities of all samples are one batch of the encoder, which ends with the
     last chosen block. It gives what a study computes step by step, to rounding. XLA compiles it on the first call for
@@ -51,8 +53,12 @@ def compile_inspection(spec: Spec) -> Callable[..., Inspection]:
         weights: Any, params: Any, scales: Array, images: Array, masks: Array, size: tuple[int, int]
     ) -> Inspection:
         values = encode(weights, images[:, chosen])
-        distances = jax.vmap(lambda *of: scoring.patch_distances(method.score, params, Features(*of)))(values, masks)
-        fused = scoring.fuse(distances, scales, maps.fusion).reshape(-1, maps.grid, maps.grid)
+
+        def of_member(params: Any, scales: Array) -> Float[Array, "b n"]:
+            distances = jax.vmap(lambda *of: scoring.patch_distances(method.score, params, Features(*of)))
+            return scoring.fuse(distances(values, masks), scales, maps.fusion)
+
+        fused = jnp.mean(jax.vmap(of_member)(params, scales), axis=0).reshape(-1, maps.grid, maps.grid)
         rows, columns = scoring.operators(maps, size)
         # Accelerators round the factors of a product unless told otherwise; a study's maps are NumPy's.
         found = jnp.einsum("hi,bij,wj->bhw", rows, fused, columns, precision="highest")
@@ -63,14 +69,14 @@ def compile_inspection(spec: Spec) -> Callable[..., Inspection]:
 
 @dataclasses.dataclass(frozen=True)
 class Inspector:
-    """One trained run of a study, to call on the inputs that `inputs.prepare` makes of samples.
+    """Trained runs of one study, to call on the inputs that `inputs.prepare` makes of samples.
 
     Attributes:
-      run: the run.
+      run: the run, or the first of several.
       settings: of the study, see `spec.describe`.
       spec: of the study.
-      params: trained parameters of the run.
-      scales: by which each of its maps is divided.
+      params: trained parameters of the e runs, that axis first.
+      scales: by which the maps of each are divided.
       program: see `compile_inspection`.
     """
 
@@ -78,7 +84,7 @@ class Inspector:
     settings: Mapping[str, Any]
     spec: Spec
     params: Any
-    scales: Float[Array, " k"]
+    scales: Float[Array, "e k"]
     program: Callable[..., Inspection]
 
     def __call__(
@@ -149,19 +155,32 @@ def load(directory: pathlib.Path, run: Run, encoder: str | None = None) -> Inspe
             f"{directory}: no finished run of {run.category}, {run.shots} shots, seed {run.seed}; choose from what is "
             f"there: {there}"
         )
-    try:
-        spec = _spec(settings, encoder)
-    except KeyError as error:
-        raise InputError(
-            f"{directory / 'settings.json'}: lacks {error}, it was written by pirn_jax {settings.get('pirn_jax')}; use "
-            f"that version instead of {__version__}, or run the study again"
-        ) from error
+    spec = spec_of(settings, directory / "settings.json", encoder)
     params, scales = _params(directory, *places[run], spec, run.shots)
     return Inspector(run, settings, spec, params, scales, compile_inspection(spec))
 
 
+def spec_of(settings: Mapping[str, Any], path: pathlib.Path, encoder: str | None = None) -> Spec:
+    """The study that wrote settings; what inspection does not need keeps its default.
+
+    Args:
+      settings: see `spec.describe`.
+      path: of their file, for messages.
+      encoder: see `load`.
+
+    Raises:
+      InputError: if settings are of another version, or the encoder is not the study's.
+    """
+    try:
+        return _spec(settings, encoder)
+    except KeyError as error:
+        raise InputError(
+            f"{path}: lacks {error}, it was written by pirn_jax {settings.get('pirn_jax')}; use that version instead "
+            f"of {__version__}, or make it again"
+        ) from error
+
+
 def _spec(settings: Mapping[str, Any], encoder: str | None) -> Spec:
-    """The study that wrote settings; what inspection does not need keeps its default."""
     entry = methods.find(settings["method"])
 
     def rebuild(part: Any) -> Any:
@@ -230,8 +249,8 @@ def _encoder(settings: Mapping[str, Any], given: str | None) -> Encoder:
     return found
 
 
-def _params(directory: pathlib.Path, group: str, index: int, spec: Spec, shots: int) -> tuple[Any, Float[Array, " k"]]:
-    """Parameters and scales of a run."""
+def _params(directory: pathlib.Path, group: str, index: int, spec: Spec, shots: int) -> tuple[Any, Float[Array, "1 k"]]:
+    """Parameters and scales of a run, as of one member."""
     shapes = base.shapes(shots, len(spec.modalities), len(spec.encoder.groups), spec.grid**2, spec.encoder.config.width)
     method = spec.build()
     try:
@@ -242,4 +261,5 @@ def _params(directory: pathlib.Path, group: str, index: int, spec: Spec, shots: 
         reason = str(error).splitlines()[0]
         raise InputError(f"{directory / 'params' / group}: cannot be read ({reason}); run the study again") from error
     # A copy each, so that the parameters of the other runs can be forgotten.
-    return jax.tree.map(lambda leaf: jnp.array(leaf[index]), stacked), jnp.array(scales[index])
+    member = slice(index, index + 1)
+    return jax.tree.map(lambda leaf: jnp.array(leaf[member]), stacked), jnp.array(scales[member])

@@ -200,9 +200,9 @@ def load(specs: Sequence[Spec], selection: Selection, stage: Stage) -> StudyData
 
     return StudyData(
         selection,
-        _place(good, values, masks, kept, dtype),
+        place(good, values, masks, kept, dtype),
         {c: {index: i for i, index in enumerate(indices)} for c, indices in selection.good.items()},
-        _place(test, values, masks, kept, dtype),
+        place(test, values, masks, kept, dtype),
         truth,
         inputs.summarise(records, found.notes) + inputs.summarise(records, unmarked),
         dict(watch.seconds),
@@ -226,10 +226,18 @@ def _identify(
     return names, masks
 
 
-def _place(
+def place(
     rows: Sequence[Sequence[int]], values: np.ndarray, masks: np.ndarray, kept: np.ndarray, dtype: np.dtype
 ) -> Placed:
-    """Some samples of each category, from all samples' features, masks and kept patches."""
+    """Some samples of each category, on all devices.
+
+    Args:
+      rows: of each category, the places of its samples in what follows.
+      values: features of all samples, (samples, m, g, n, c).
+      masks: patches that show the part, (samples, n).
+      kept: patches that are kept, see `packing.order`.
+      dtype: that features are stored in.
+    """
     longest = max(map(len, rows))
     shown = np.take_along_axis(masks, kept, axis=1)
 

@@ -1,0 +1,150 @@
+"""The command `pirn` as its users run it: from good parts to verdicts on new ones."""
+
+import csv
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+
+from tests import commands
+from tests.plates import SIZE, write_parts
+
+FIT = ("--method=gaussian", "--encoder=chroma", "--input_size=56", "--foreground=none")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with good parts, new ones, and the model of the good ones; what `pirn fit` printed."""
+    folder = tmp_path_factory.mktemp("line")
+    write_parts(folder / "good", 5, masks=False)
+    done = run(folder, "fit", f"--parts={folder / 'good'}", f"--output={folder / 'plates.pirn'}", *FIT)
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(folder / "good", folder / "new")
+    # A dent of five millimetres with a red stain.
+    xyz = tifffile.imread(folder / "new" / "xyz" / "001.tiff")
+    xyz[10:24, 20:34, 2] += 0.005
+    tifffile.imwrite(folder / "new" / "xyz" / "001.tiff", xyz, photometric="rgb")
+    with PIL.Image.open(folder / "new" / "rgb" / "001.png") as picture:
+        rgb = np.array(picture)
+    rgb[10:24, 20:34] = [200, 20, 20]
+    PIL.Image.fromarray(rgb).save(folder / "new" / "rgb" / "001.png")
+    return folder, done.stdout
+
+
+def run(folder, name, *flags):
+    return commands.run("tools.pirn", name, *flags, PIRN_CACHE=str(folder / "cache"))
+
+
+def inspect(home, output, *flags, parts="new"):
+    folder, _ = home
+    given = f"--model={folder / 'plates.pirn'}", f"--parts={folder / parts}", f"--output_dir={output}"
+    return run(folder, "inspect", *given, "--false_alarms=.2", *flags)
+
+
+def test_a_model_tells_what_it_promises(home, tmp_path):
+    folder, printed = home
+    assert "plates.pirn: gaussian on chroma, 5 good parts of 60x40 pixels, 1 members" in printed
+    assert "promise nothing below" in printed or "extrapolated" in printed
+    done = run(folder, "check", f"--model={folder / 'plates.pirn'}", f"--picture={tmp_path / 'good.jpg'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] in printed
+    with PIL.Image.open(tmp_path / "good.jpg") as picture:
+        assert picture.size == (5 * 160, 160)
+
+
+def test_a_defect_is_found_and_shown(home, tmp_path):
+    done = inspect(home, tmp_path)
+    assert done.returncode == 2, done.stderr
+    rows = list(csv.DictReader((tmp_path / "results.csv").read_text().splitlines()))
+    assert rows[0]["part"] == "001"
+    assert rows[0]["verdict"] == "defective"
+    assert float(rows[0]["p_value"]) == pytest.approx(1 / 6)
+    assert abs(float(rows[0]["row"]) - 17) < 4
+    assert abs(float(rows[0]["column"]) - 27) < 4
+    assert float(rows[0]["height_mm"]) < -3
+    told = json.loads((tmp_path / "results.json").read_text())
+    assert [part["part"] for part in told["parts"]] == [row["part"] for row in rows]
+    values = tifffile.imread(tmp_path / "maps" / "001.tiff")
+    assert values.shape == SIZE
+    assert values.max() == pytest.approx(float(rows[0]["score"]), rel=1e-5)
+    with PIL.Image.open(tmp_path / "overlays" / "001.png") as picture:
+        assert picture.size == SIZE[::-1]
+    page = (tmp_path / "report.html").read_text()
+    assert "5 parts: " in page
+    assert "sinks" in page
+    assert "parts a second" in done.stdout
+
+
+def test_a_bad_part_stops_nothing(home, tmp_path):
+    folder, _ = home
+    shutil.copytree(folder / "new", folder / "bad", dirs_exist_ok=True)
+    (folder / "bad" / "xyz" / "003.tiff").write_bytes(b"no scan")
+    done = inspect(home, tmp_path, parts="bad")
+    assert done.returncode == 1
+    assert "003.tiff" in done.stderr
+    assert len(list((tmp_path / "maps").iterdir())) == 4
+
+
+def test_all_good_parts_end_with_status_0(home, tmp_path):
+    done = inspect(home, tmp_path, parts="good")
+    # Parts that were learned from score lower than left-out ones.
+    assert done.returncode == 0, done.stdout
+    assert "good" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "sentence"),
+    [
+        ("fit", ("--parts={none}", "--output={out}"), "no such folder"),
+        ("fit", ("--parts={good}", "--output={out}", "--false_alarms=2"), "must be a share above 0 and below 1"),
+        ("fit", ("--parts={good}", "--output={out}", "--method=resnet"), "unknown method 'resnet'"),
+        ("inspect", ("--parts={good}", "--model={none}"), "cannot be read"),
+        ("inspect", ("--parts={good}", "--model={model}", "--input_size=112"), "as those of the model; leave it out"),
+        ("paint", (), "'paint' is no command of pirn; choose from fit, inspect, check"),
+    ],
+)
+def test_what_cannot_be_is_refused(home, tmp_path, name, flags, sentence):
+    folder, _ = home
+    places = {"none": tmp_path / "none", "out": tmp_path / "a.pirn", "good": folder / "good"}
+    places["model"] = folder / "plates.pirn"
+    done = run(folder, name, *(flag.format(**places) for flag in flags))
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_parts_of_two_cameras_are_told_apart(home, tmp_path):
+    folder, _ = home
+    shutil.copytree(folder / "good", tmp_path / "parts")
+    rgb, xyz = (next((tmp_path / "parts" / kind).glob("002.*")) for kind in ("rgb", "xyz"))
+    tifffile.imwrite(xyz, tifffile.imread(xyz)[:30], photometric="rgb")
+    PIL.Image.fromarray(np.zeros((30, 60, 3), np.uint8)).save(rgb)
+    done = run(folder, "fit", f"--parts={tmp_path / 'parts'}", f"--output={tmp_path / 'a.pirn'}", *FIT)
+    assert done.returncode == 1
+    assert "000 has 60x40 pixels and 002 has 60x30 pixels; one model is of one camera" in done.stderr
+
+
+def test_a_single_part_makes_a_model_that_promises_nothing(home, tmp_path):
+    folder, _ = home
+    for kind in ("rgb", "xyz"):
+        (tmp_path / "one" / kind).mkdir(parents=True)
+        path = next((folder / "good" / kind).glob("000.*"))
+        shutil.copy(path, tmp_path / "one" / kind / path.name)
+    model = tmp_path / "one.pirn"
+    done = run(folder, "fit", f"--parts={tmp_path / 'one'}", f"--output={model}", *FIT)
+    assert done.returncode == 0, done.stderr
+    assert "a single part cannot be left out" in done.stdout
+    done = run(folder, "inspect", f"--model={model}", f"--parts={folder / 'new'}", f"--output_dir={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert "unknown" in pathlib.Path(tmp_path / "out" / "results.csv").read_text()
+
+
+@pytest.mark.parametrize("flags", [("help",), ("fit", "--help"), ("inspect", "--help"), ("check", "--help")])
+def test_help_has_examples(home, flags):
+    done = commands.run("tools.pirn", *flags, PIRN_CACHE=str(home[0] / "cache"))
+    assert done.returncode == 0
+    assert "pirn fit --parts=good --output=bolts.pirn" in done.stdout or f"pirn {flags[0]} --model" in done.stdout

@@ -1,0 +1,1 @@
+"""The command `pirn`: from good parts to verdicts on new ones."""

@@ -1,0 +1,213 @@
+"""Says which new parts are good, and where others are not.
+
+    pirn inspect --model=bolts.pirn --parts=today
+    pirn inspect --model=bolts.pirn --parts=today --watch
+
+--parts holds rgb/ and one of xyz/, depth/ and cloud/; with --watch it is looked at again and again for new parts. In
+--output_dir: report.html, results.csv and results.json, maps/ (float32 TIFF) and overlays/ (PNG). Exits with status 0
+if all parts are good, 2 if some are defective, and 1 if some cannot be used, after inspecting the others.
+"""
+
+import pathlib
+import time
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+import tifffile
+from absl import flags
+
+from pirn_jax import atomic, cache, inputs
+from pirn_jax.data import folder
+from pirn_jax.data.problems import InputError, Problems
+from pirn_jax.data.sample import Record
+from pirn_jax.inspection import bundle, regions, thresholds
+from pirn_jax.inspection.bundle import Bundle
+from pirn_jax.inspection.thresholds import Threshold
+from pirn_jax.report import inspection
+from pirn_jax.report.inspection import Inspected, Shown
+from pirn_jax.study import storage
+from pirn_jax.training import parallel
+from tools import console, dataset_flags
+
+FLAGS = flags.FLAGS
+_OF_MODEL = ("light", "geometry", "normals", "normals_neighbours", "foreground")
+_OF_MODEL += ("plane_tolerance", "cluster_reach", "input_size")
+_SHOWN = 20
+_BRIGHTEST = 2.0
+"""Value with the brightest colour, in units of the threshold (our choice)."""
+
+
+class Limits(NamedTuple):
+    """Where good parts end.
+
+    Attributes:
+      score: threshold of image scores.
+      values: threshold of maps' maxima.
+      highest: value of maps that gets the brightest colour.
+    """
+
+    score: Threshold
+    values: Threshold
+    highest: float
+
+
+def define() -> None:
+    """Defines the flags of this command."""
+    flags.DEFINE_string("model", None, "File of the model.", required=True)
+    flags.DEFINE_string("parts", None, "Folder of new parts: rgb/ and one of xyz/, depth/ and cloud/.", required=True)
+    flags.DEFINE_string("output_dir", "outputs/inspection", "Folder that the results are written to.")
+    flags.DEFINE_float("false_alarms", None, "Wished share of good parts called defective; by default the model's.")
+    flags.DEFINE_string("encoder", None, "File of the model's encoder, if it lies elsewhere now.")
+    flags.DEFINE_bool("watch", False, "Go on looking for new parts until Ctrl-C.")
+    flags.DEFINE_float("watch_seconds", 1.0, "Pause between two looks.", lower_bound=0.0)
+    console.define_help("tools.pirn.inspect", "tools.dataset_flags", text=__doc__)
+
+
+def limits(model: Bundle) -> Limits:
+    """The thresholds of a model for the wished false alarms.
+
+    Raises:
+      InputError: if the wish is no share.
+    """
+    wish = model.ready.settings["false_alarms"] if FLAGS.false_alarms is None else FLAGS.false_alarms
+    try:
+        score, values = (thresholds.threshold(of, wish) for of in (model.good.scores, model.good.highest))
+    except ValueError as error:
+        raise InputError(f"--false_alarms: {error}") from error
+    middle = values.value if np.isfinite(values.value) else max(np.max(model.good.highest, initial=0.0), 1.0)
+    return Limits(score, values, _BRIGHTEST * float(middle))
+
+
+def _take_from_model(model: Bundle) -> None:
+    """Gives the flags on parts and their preparation the model's values."""
+    settings = model.ready.settings
+    for name in _OF_MODEL:
+        if FLAGS[name].present:
+            raise InputError(f"--{name}: parts are read and prepared as those of the model; leave it out")
+        FLAGS[name].value = settings[name]
+    FLAGS["dataset"].value = "folder"
+    if not FLAGS["xyz_unit"].present:
+        names = {metres: name for name, metres in dataset_flags.UNITS.items()}
+        FLAGS["xyz_unit"].value = names.get(settings["xyz_unit"])
+    # Asks for Open3D if the model took it.
+    dataset_flags.preparation()
+
+
+def inspect(model: Bundle, record: Record, limit: Limits) -> tuple[Inspected, Shown, str]:
+    """Verdict on a part, arrays for its pictures, and a sentence for the user, empty if there is nothing to say.
+
+    Raises:
+      InputError: if the part cannot be used.
+    """
+    part, seen = inputs.examine(record, model.ready.spec.preparation)
+    prepared = inputs.network_input(part.rgb, seen, model.ready.spec.preparation.size)
+    size = part.rgb.shape[:2]
+    found = model.ready(prepared.values[None], prepared.mask[None], size)
+    values, score = np.asarray(found.maps[0]), float(found.scores[0])
+    good = model.good.scores
+    p_value = float(thresholds.p_values(np.array([score]), good)[0]) if len(good) else None
+    verdict = "unknown" if limit.score.kind == "none" else "defective" if score > limit.score.value else "good"
+    xyz = part.xyz if part.xyz is not None and part.xyz.shape[:2] == size else None
+    marked = regions.find(values, limit.values.value, xyz)
+    notes = [seen.note]
+    if size != model.good.size:
+        theirs = f"{model.good.size[1]}x{model.good.size[0]}"
+        notes.append(
+            f"its image has {size[1]}x{size[0]} pixels, those of the good parts {theirs}; is it the same camera?"
+        )
+    shown = Shown(part.rgb, prepared.values[1], values)
+    return Inspected(record.id, verdict, score, p_value, marked), shown, "; ".join(filter(None, notes))
+
+
+def _write_part(output: pathlib.Path, one: Inspected, shown: Shown, limit: Limits) -> None:
+    with atomic.replacing(output / "maps" / f"{one.part}.tiff") as file:
+        tifffile.imwrite(file, shown.values)
+    with atomic.replacing(output / "overlays" / f"{one.part}.png") as file:
+        drawn = inspection.overlay(shown, limit.values.value, limit.highest)
+        PIL.Image.fromarray(drawn).save(file, "png")
+
+
+def _write_results(
+    output: pathlib.Path, found: list[tuple[Inspected, Shown | None]], limit: Limits, notes: list[str]
+) -> None:
+    columns = ["part", "verdict", "score", "p_value", "regions", "row", "column", "pixels", "area_mm2", "height_mm"]
+    rows: list[list[object]] = [list(columns)]
+    for one, _ in found:
+        first = one.regions[0] if one.regions else None
+        place = [None] * 5 if first is None else [getattr(first, name) for name in columns[5:]]
+        rows.append([one.part, one.verdict, one.score, one.p_value, len(one.regions), *place])
+    atomic.write_csv(output / "results.csv", rows)
+    parts = [{**one._asdict(), "regions": [region._asdict() for region in one.regions]} for one, _ in found]
+    told = {**limit.score._asdict(), "value": limit.score.value if np.isfinite(limit.score.value) else None}
+    storage.write_json(output / "results.json", {"model": FLAGS.model, "threshold": told, "parts": parts})
+    name = pathlib.Path(FLAGS.model).name
+    inspection.write_page(output / "report.html", name, found, limit.values, limit.highest, notes)
+
+
+def _run() -> int:
+    parallel.keep_compiled(cache.cache_directory() / "xla")
+    model, output = bundle.read(pathlib.Path(FLAGS.model), FLAGS.encoder), pathlib.Path(FLAGS.output_dir)
+    limit = limits(model)
+    _take_from_model(model)
+    found: dict[str, tuple[Inspected, Shown | None]] = {}
+    notes: dict[Record, str] = {}
+    problems = Problems()
+
+    def look(records: list[Record]) -> None:
+        """Inspects parts, one after the other, and writes the results of all so far."""
+        begin = time.perf_counter()
+        with console.stage("inspection", len(records)) as advance:
+            for record in records:
+                with problems.collecting():
+                    one, shown, note = inspect(model, record, limit)
+                    _write_part(output, one, shown, limit)
+                    found[record.id], notes[record] = (one, shown), note
+                advance(1)
+        if records:
+            print(f"{len(records) / (time.perf_counter() - begin):.2f} parts a second")
+        ranked = sorted(found.values(), key=lambda of: -of[0].score)
+        kept = [(one, shown if i < inspection.PICTURES else None) for i, (one, shown) in enumerate(ranked)]
+        found.update({one.part: (one, shown) for one, shown in kept})
+        if kept:
+            told = inputs.summarise(list(notes), list(notes.values()))
+            _write_results(output, kept, limit, told)
+            _print(kept, told)
+
+    parts = pathlib.Path(FLAGS.parts)
+    look(_find(parts, problems))
+    while FLAGS.watch:
+        for text in problems.found:
+            print(f"error: {text}")
+        problems = Problems()
+        time.sleep(FLAGS.watch_seconds)
+        # A file without its partner may still be on its way.
+        fresh = [record for record in _find(parts, Problems()) if record.id not in found]
+        if fresh:
+            look(fresh)
+    if not found and not problems.found:
+        raise InputError(f"{parts}: no part in it; put images into rgb/ and their scans beside it")
+    if found:
+        print(f"\n{output / 'report.html'} shows them, {output / 'results.csv'} lists them.")
+    problems.check()
+    return 2 if any(one.verdict == "defective" for one, _ in found.values()) else 0
+
+
+def _find(parts: pathlib.Path, problems: Problems) -> list[Record]:
+    return folder.read_new(parts, dataset_flags.options(), problems)
+
+
+def _print(found: list[tuple[Inspected, Shown | None]], notes: list[str]) -> None:
+    width = max(len("part"), *(len(one.part) for one, _ in found[:_SHOWN]))
+    print(f"{'part':{width}}  verdict     score  p-value")
+    for one, _ in found[:_SHOWN]:
+        p_value = "" if one.p_value is None else f"{one.p_value:8.3f}"
+        place = f"  {inspection.region_text(one.regions[0])}" if one.regions else ""
+        print(f"{one.part:{width}}  {one.verdict:9s}  {one.score:6.3f} {p_value}{place}")
+    for note in notes:
+        print(f"note: {note}")
+
+
+def main(arguments: list[str]) -> None:
+    """Inspects parts; exits with status 0, 1 or 2 as the head of this file tells."""
+    console.run(_run, arguments, places="--output_dir and PIRN_CACHE")
