@@ -104,7 +104,7 @@ def test_all_good_parts_end_with_status_0(home, tmp_path):
         ("fit", ("--parts={good}", "--output={out}", "--method=resnet"), "unknown method 'resnet'"),
         ("inspect", ("--parts={good}", "--model={none}"), "cannot be read"),
         ("inspect", ("--parts={good}", "--model={model}", "--input_size=112"), "as those of the model; leave it out"),
-        ("paint", (), "'paint' is no command of pirn; choose from fit, inspect, check"),
+        ("paint", (), "'paint' is no command of pirn; choose from fit, inspect, serve, check"),
     ],
 )
 def test_what_cannot_be_is_refused(home, tmp_path, name, flags, sentence):

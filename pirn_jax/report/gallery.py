@@ -115,7 +115,9 @@ def _picture(kind: str, record: Record, distances: np.ndarray, scales: np.ndarra
 
 def _heading(name: str) -> str:
     """Name of a map in words."""
-    return "RGB" if name == "rgb" else name.replace("_", " ").capitalize()
+    words = name.replace("_", " ").split()
+    first, *rest = ("RGB" if word == "rgb" else word for word in words)
+    return " ".join([first if first == "RGB" else first.capitalize(), *rest])
 
 
 def _resized(image: np.ndarray, size: tuple[int, int], how: PIL.Image.Resampling) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pirn_jax import atomic
 from pirn_jax.inspection.regions import Region
-from pirn_jax.inspection.thresholds import Threshold
+from pirn_jax.inspection.verdicts import Limits, Verdict
 from pirn_jax.report import figures, page, tables
 
 PICTURES = 40
@@ -16,24 +16,6 @@ PICTURES = 40
 
 _SIDE = 320
 """Longer side of a picture in pixels."""
-
-
-class Inspected(NamedTuple):
-    """A part that was inspected.
-
-    Attributes:
-      part: its name.
-      verdict: "good", "defective", or "unknown" without a threshold.
-      score: its image score.
-      p_value: see `thresholds.p_values`; None without scores of good parts.
-      regions: of its map above the threshold.
-    """
-
-    part: str
-    verdict: str
-    score: float
-    p_value: float | None
-    regions: list[Region]
 
 
 class Shown(NamedTuple):
@@ -50,10 +32,10 @@ class Shown(NamedTuple):
     values: np.ndarray
 
 
-def overlay(shown: Shown, threshold: float, highest: float) -> np.ndarray:
+def overlay(rgb: np.ndarray, values: np.ndarray, limit: Limits) -> np.ndarray:
     """The map over the photo, with the regions above the threshold outlined; (h, w, 3) uint8."""
-    drawn = figures.overlay(shown.rgb, shown.values, 0.0, highest)
-    return figures.outline(drawn, shown.values > threshold)
+    drawn = figures.overlay(rgb, values, 0.0, limit.highest)
+    return figures.outline(drawn, values > limit.values.value)
 
 
 def region_text(region: Region) -> str:
@@ -74,9 +56,8 @@ def region_text(region: Region) -> str:
 def write_page(
     path: str | os.PathLike[str],
     model: str,
-    found: Sequence[tuple[Inspected, Shown | None]],
-    limit: Threshold,
-    highest: float,
+    found: Sequence[tuple[Verdict, Shown | None]],
+    limit: Limits,
     notes: Sequence[str],
 ) -> None:
     """Writes the page, or replaces it in one step.
@@ -85,8 +66,7 @@ def write_page(
       path: of the HTML file.
       model: name of the model.
       found: the parts, the highest score first, with what is shown of them.
-      limit: the threshold of the maps' maxima.
-      highest: value of a map that has the brightest colour.
+      limit: where good parts end.
       notes: sentences for the user.
     """
     counts = {word: sum(one.verdict == word for one, _ in found) for word in ("defective", "good", "unknown")}
@@ -96,23 +76,27 @@ def write_page(
         "inspection.html.jinja",
         model=model,
         summary=f"{len(found)} parts: {told}.",
-        threshold="none" if limit.kind == "none" else f"{limit.value:.4g}",
-        promise=limit.text,
+        threshold="none" if limit.score.kind == "none" else f"{limit.score.value:.4g}",
+        promise=limit.score.text,
         notes=list(notes),
-        highest=f"{highest:.3g}",
+        highest=f"{limit.highest:.3g}",
         gradient=figures.heat_gradient(),
         hidden=f"{hidden} parts with lower scores are not shown; their maps lie beside this page." if hidden else "",
-        rows=[_row(one, shown, limit.value, highest) for one, shown in found],
+        rows=[_row(one, shown, limit) for one, shown in found],
     )
     atomic.write_text(path, text)
 
 
-def _row(one: Inspected, shown: Shown | None, threshold: float, highest: float) -> dict:
+def _row(one: Verdict, shown: Shown | None, limit: Limits) -> dict:
     pictures = {}
     if shown is not None:
         step = max(1, max(shown.values.shape) // _SIDE)
         small = shown._replace(rgb=shown.rgb[::step, ::step], values=shown.values[::step, ::step])
-        images = {"RGB": small.rgb, "Surface": shown.geometry, "Map over the photo": overlay(small, threshold, highest)}
+        images = {
+            "RGB": small.rgb,
+            "Surface": shown.geometry,
+            "Map over the photo": overlay(small.rgb, small.values, limit),
+        }
         pictures = {name: figures.data_uri(np.ascontiguousarray(image)) for name, image in images.items()}
     return {
         "part": one.part,

@@ -2,6 +2,7 @@
 
     pirn fit --parts=good --output=bolts.pirn           learn from good parts, and set a threshold
     pirn inspect --model=bolts.pirn --parts=today       say which new parts are good, and where others are not
+    pirn serve --model=bolts.pirn                       do so for other programs, and for people with a browser
     pirn check --model=bolts.pirn                       tell what a model is, and whether its file is whole
 
 `pirn fit --help` and the like list the flags. Everywhere `python -m tools.pirn` does the same.
@@ -12,7 +13,7 @@ import sys
 
 from absl import app
 
-COMMANDS = ("fit", "inspect", "check")
+COMMANDS = ("fit", "inspect", "serve", "check")
 
 
 def main() -> None:

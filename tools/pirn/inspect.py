@@ -10,7 +10,6 @@ if all parts are good, 2 if some are defective, and 1 if some cannot be used, af
 
 import pathlib
 import time
-from typing import NamedTuple
 
 import numpy as np
 import PIL.Image
@@ -21,11 +20,11 @@ from pirn_jax import atomic, cache, inputs
 from pirn_jax.data import folder
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
-from pirn_jax.inspection import bundle, regions, thresholds
+from pirn_jax.inspection import bundle, verdicts
 from pirn_jax.inspection.bundle import Bundle
-from pirn_jax.inspection.thresholds import Threshold
+from pirn_jax.inspection.verdicts import Limits, Verdict
 from pirn_jax.report import inspection
-from pirn_jax.report.inspection import Inspected, Shown
+from pirn_jax.report.inspection import Shown
 from pirn_jax.study import storage
 from pirn_jax.training import parallel
 from tools import console, dataset_flags
@@ -34,22 +33,6 @@ FLAGS = flags.FLAGS
 _OF_MODEL = ("light", "geometry", "normals", "normals_neighbours", "foreground")
 _OF_MODEL += ("plane_tolerance", "cluster_reach", "input_size")
 _SHOWN = 20
-_BRIGHTEST = 2.0
-"""Value with the brightest colour, in units of the threshold (our choice)."""
-
-
-class Limits(NamedTuple):
-    """Where good parts end.
-
-    Attributes:
-      score: threshold of image scores.
-      values: threshold of maps' maxima.
-      highest: value of maps that gets the brightest colour.
-    """
-
-    score: Threshold
-    values: Threshold
-    highest: float
 
 
 def define() -> None:
@@ -64,22 +47,7 @@ def define() -> None:
     console.define_help("tools.pirn.inspect", "tools.dataset_flags", text=__doc__)
 
 
-def limits(model: Bundle) -> Limits:
-    """The thresholds of a model for the wished false alarms.
-
-    Raises:
-      InputError: if the wish is no share.
-    """
-    wish = model.ready.settings["false_alarms"] if FLAGS.false_alarms is None else FLAGS.false_alarms
-    try:
-        score, values = (thresholds.threshold(of, wish) for of in (model.good.scores, model.good.highest))
-    except ValueError as error:
-        raise InputError(f"--false_alarms: {error}") from error
-    middle = values.value if np.isfinite(values.value) else max(np.max(model.good.highest, initial=0.0), 1.0)
-    return Limits(score, values, _BRIGHTEST * float(middle))
-
-
-def _take_from_model(model: Bundle) -> None:
+def take_from_model(model: Bundle) -> None:
     """Gives the flags on parts and their preparation the model's values."""
     settings = model.ready.settings
     for name in _OF_MODEL:
@@ -94,42 +62,15 @@ def _take_from_model(model: Bundle) -> None:
     dataset_flags.preparation()
 
 
-def inspect(model: Bundle, record: Record, limit: Limits) -> tuple[Inspected, Shown, str]:
-    """Verdict on a part, arrays for its pictures, and a sentence for the user, empty if there is nothing to say.
-
-    Raises:
-      InputError: if the part cannot be used.
-    """
-    part, seen = inputs.examine(record, model.ready.spec.preparation)
-    prepared = inputs.network_input(part.rgb, seen, model.ready.spec.preparation.size)
-    size = part.rgb.shape[:2]
-    found = model.ready(prepared.values[None], prepared.mask[None], size)
-    values, score = np.asarray(found.maps[0]), float(found.scores[0])
-    good = model.good.scores
-    p_value = float(thresholds.p_values(np.array([score]), good)[0]) if len(good) else None
-    verdict = "unknown" if limit.score.kind == "none" else "defective" if score > limit.score.value else "good"
-    xyz = part.xyz if part.xyz is not None and part.xyz.shape[:2] == size else None
-    marked = regions.find(values, limit.values.value, xyz)
-    notes = [seen.note]
-    if size != model.good.size:
-        theirs = f"{model.good.size[1]}x{model.good.size[0]}"
-        notes.append(
-            f"its image has {size[1]}x{size[0]} pixels, those of the good parts {theirs}; is it the same camera?"
-        )
-    shown = Shown(part.rgb, prepared.values[1], values)
-    return Inspected(record.id, verdict, score, p_value, marked), shown, "; ".join(filter(None, notes))
-
-
-def _write_part(output: pathlib.Path, one: Inspected, shown: Shown, limit: Limits) -> None:
+def _write_part(output: pathlib.Path, one: Verdict, shown: Shown, limit: Limits) -> None:
     with atomic.replacing(output / "maps" / f"{one.part}.tiff") as file:
         tifffile.imwrite(file, shown.values)
     with atomic.replacing(output / "overlays" / f"{one.part}.png") as file:
-        drawn = inspection.overlay(shown, limit.values.value, limit.highest)
-        PIL.Image.fromarray(drawn).save(file, "png")
+        PIL.Image.fromarray(inspection.overlay(shown.rgb, shown.values, limit)).save(file, "png")
 
 
 def _write_results(
-    output: pathlib.Path, found: list[tuple[Inspected, Shown | None]], limit: Limits, notes: list[str]
+    output: pathlib.Path, found: list[tuple[Verdict, Shown | None]], limit: Limits, notes: list[str]
 ) -> None:
     columns = ["part", "verdict", "score", "p_value", "regions", "row", "column", "pixels", "area_mm2", "height_mm"]
     rows: list[list[object]] = [list(columns)]
@@ -142,15 +83,18 @@ def _write_results(
     told = {**limit.score._asdict(), "value": limit.score.value if np.isfinite(limit.score.value) else None}
     storage.write_json(output / "results.json", {"model": FLAGS.model, "threshold": told, "parts": parts})
     name = pathlib.Path(FLAGS.model).name
-    inspection.write_page(output / "report.html", name, found, limit.values, limit.highest, notes)
+    inspection.write_page(output / "report.html", name, found, limit, notes)
 
 
 def _run() -> int:
     parallel.keep_compiled(cache.cache_directory() / "xla")
     model, output = bundle.read(pathlib.Path(FLAGS.model), FLAGS.encoder), pathlib.Path(FLAGS.output_dir)
-    limit = limits(model)
-    _take_from_model(model)
-    found: dict[str, tuple[Inspected, Shown | None]] = {}
+    try:
+        limit = verdicts.limits(model, FLAGS.false_alarms)
+    except ValueError as error:
+        raise InputError(f"--false_alarms: {error}") from error
+    take_from_model(model)
+    found: dict[str, tuple[Verdict, Shown | None]] = {}
     notes: dict[Record, str] = {}
     problems = Problems()
 
@@ -160,9 +104,11 @@ def _run() -> int:
         with console.stage("inspection", len(records)) as advance:
             for record in records:
                 with problems.collecting():
-                    one, shown, note = inspect(model, record, limit)
+                    ready = verdicts.prepare(model, record)
+                    ((one, values),) = verdicts.judge(model, limit, [record.id], [ready])
+                    shown = Shown(ready.part.rgb, ready.prepared.values[1], values)
                     _write_part(output, one, shown, limit)
-                    found[record.id], notes[record] = (one, shown), note
+                    found[record.id], notes[record] = (one, shown), ready.prepared.note
                 advance(1)
         if records:
             print(f"{len(records) / (time.perf_counter() - begin):.2f} parts a second")
@@ -197,7 +143,7 @@ def _find(parts: pathlib.Path, problems: Problems) -> list[Record]:
     return folder.read_new(parts, dataset_flags.options(), problems)
 
 
-def _print(found: list[tuple[Inspected, Shown | None]], notes: list[str]) -> None:
+def _print(found: list[tuple[Verdict, Shown | None]], notes: list[str]) -> None:
     width = max(len("part"), *(len(one.part) for one, _ in found[:_SHOWN]))
     print(f"{'part':{width}}  verdict     score  p-value")
     for one, _ in found[:_SHOWN]:
