@@ -5,11 +5,14 @@ import json
 import pathlib
 import shutil
 
+import jax
+import jax.export
 import numpy as np
 import PIL.Image
 import pytest
 import tifffile
 
+from pirn_jax.inspection import bundle
 from tests import commands
 from tests.plates import SIZE, write_parts
 
@@ -104,7 +107,7 @@ def test_all_good_parts_end_with_status_0(home, tmp_path):
         ("fit", ("--parts={good}", "--output={out}", "--method=resnet"), "unknown method 'resnet'"),
         ("inspect", ("--parts={good}", "--model={none}"), "cannot be read"),
         ("inspect", ("--parts={good}", "--model={model}", "--input_size=112"), "as those of the model; leave it out"),
-        ("paint", (), "'paint' is no command of pirn; choose from fit, inspect, serve, check"),
+        ("paint", (), "'paint' is no command of pirn; choose from fit, inspect, serve, export, check"),
     ],
 )
 def test_what_cannot_be_is_refused(home, tmp_path, name, flags, sentence):
@@ -143,8 +146,26 @@ def test_a_single_part_makes_a_model_that_promises_nothing(home, tmp_path):
     assert "unknown" in pathlib.Path(tmp_path / "out" / "results.csv").read_text()
 
 
-@pytest.mark.parametrize("flags", [("help",), ("fit", "--help"), ("inspect", "--help"), ("check", "--help")])
-def test_help_has_examples(home, flags):
-    done = commands.run("tools.pirn", *flags, PIRN_CACHE=str(home[0] / "cache"))
+def test_an_exported_program_is_the_model_and_needs_jax_alone(home, tmp_path):
+    folder, _ = home
+    output = tmp_path / "plates.stablehlo"
+    done = run(folder, "export", f"--model={folder / 'plates.pirn'}", f"--output={output}")
+    assert done.returncode == 0, done.stderr
+    assert "images (1, 2, 56, 56, 3) uint8, masks (1, 49) bool -> map (1, 40, 60), score (1,)" in done.stdout
+    found = jax.export.deserialize(bytearray(output.read_bytes()))
+    assert set(found.platforms) == {"cpu", "cuda"}
+    model = bundle.read(folder / "plates.pirn")
+    images = np.random.default_rng(3).integers(256, size=(1, 2, 56, 56, 3), dtype=np.uint8)
+    maps, scores = found.call(images, np.ones((1, 49), bool))
+    expected = model.ready(images, None, SIZE)
+    np.testing.assert_allclose(maps, expected.maps, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores, expected.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["fit", "inspect", "serve", "export", "check"])
+def test_help_has_examples(home, name):
+    cache = str(home[0] / "cache")
+    done = commands.run("tools.pirn", name, "--help", PIRN_CACHE=cache)
     assert done.returncode == 0
-    assert "pirn fit --parts=good --output=bolts.pirn" in done.stdout or f"pirn {flags[0]} --model" in done.stdout
+    assert f"pirn {name} --{'parts' if name == 'fit' else 'model'}=" in done.stdout
+    assert f"pirn {name} --" in commands.run("tools.pirn", "help", PIRN_CACHE=cache).stdout

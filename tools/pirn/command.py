@@ -3,6 +3,7 @@
     pirn fit --parts=good --output=bolts.pirn           learn from good parts, and set a threshold
     pirn inspect --model=bolts.pirn --parts=today       say which new parts are good, and where others are not
     pirn serve --model=bolts.pirn                       do so for other programs, and for people with a browser
+    pirn export --model=bolts.pirn --output=bolts.hlo   write a program that runs without this package
     pirn check --model=bolts.pirn                       tell what a model is, and whether its file is whole
 
 `pirn fit --help` and the like list the flags. Everywhere `python -m tools.pirn` does the same.
@@ -13,7 +14,7 @@ import sys
 
 from absl import app
 
-COMMANDS = ("fit", "inspect", "serve", "check")
+COMMANDS = ("fit", "inspect", "serve", "export", "check")
 
 
 def main() -> None:
