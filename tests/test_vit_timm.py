@@ -18,10 +18,8 @@ CASES = [
     ("vit_small_patch14_dinov2", 12, "112x560"),
     ("vit_small_patch14_reg4_dinov2", 12, "224"),
     ("vit_small_patch14_reg4_dinov2", 12, "112x560"),
-    ("vit_base_patch14_dinov2", 2, "224"),
     ("vit_base_patch14_reg4_dinov2", 2, "112x560"),
     ("vit_large_patch14_reg4_dinov2", 2, "224"),
-    ("vit_giant_patch14_dinov2", 2, "224"),
     ("vit_giant_patch14_reg4_dinov2", 2, "112x560"),
 ]
 

@@ -18,19 +18,17 @@ FORMS = {
     "small with registers": Form(384, 12, 6, registers=4, mode="antialias"),
     # The larger ones in full width with the first blocks only, and in full depth with narrow blocks.
     "base, 2 blocks": Form(768, 2, 12),
-    "base with registers, 2 blocks": Form(768, 2, 12, registers=4, mode="antialias"),
     "large, 2 blocks": Form(1024, 2, 16),
-    "large with registers, 2 blocks": Form(1024, 2, 16, registers=4, mode="antialias"),
-    "giant, 2 blocks": Form(1536, 2, 24, swiglu=True),
     "giant with registers, 2 blocks": Form(1536, 2, 24, swiglu=True, registers=4, mode="antialias"),
     "large, narrow": Form(64, 24, 4),
     "giant with registers, narrow": Form(64, 40, 4, swiglu=True, registers=4, mode="antialias"),
     "DINO small, patch 16": Form(384, 12, 6, patch=16, grid=14, layer_scale=False),
-    "DINO small, patch 8": Form(384, 12, 6, patch=8, grid=28, layer_scale=False),
+    "DINO small, patch 8, 2 blocks": Form(384, 2, 6, patch=8, grid=28, layer_scale=False),
     "DINO base, patch 8": Form(768, 2, 12, patch=8, grid=28, layer_scale=False),
 }
 SIZES = {
-    "small": ("224", "518", "112x560"),
+    "small": ("224", "112x560"),
+    "base, 2 blocks": ("518",),
     "small with registers": ("224", "112x560"),
     "giant with registers, narrow": ("112x560",),
     "DINO small, patch 16": ("224", "112x560"),

@@ -61,7 +61,7 @@ MODELS = {
     "large, 2 blocks": (dinov2, (1024, 2, 16)),
     "giant, 2 blocks": (dinov2, (1536, 2, 24, True)),
     "giant with registers, 2 blocks": (registers, (1536, 2, 24, True)),
-    "DINO small, patch 8": (dino, (384, 12, 6, 8)),
+    "DINO small, patch 8, 2 blocks": (dino, (384, 2, 6, 8)),
     "DINO base, patch 16": (dino, (768, 2, 12, 16)),
 }
 SIZES = {
