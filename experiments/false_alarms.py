@@ -2,8 +2,8 @@
 
     python -m experiments.false_alarms --parts=9,19 --false_alarms=.1 --draws=20
 
-For each draw a model is fitted to some good built-in parts as `pirn fit` does, and all other good parts of the category
-are new to it. Rates are means over categories and draws; beside them stands what scores of the learned parts would give.
+For each draw a model is fitted to some good built-in parts as `pirn fit` does; all other good parts of the category are
+new to it. Rates are means over categories and draws; beside them stands what scores of the learned parts would give.
 """
 
 import contextlib
