@@ -4,6 +4,8 @@ import csv
 import json
 import pathlib
 import shutil
+import signal
+import time
 
 import jax
 import jax.export
@@ -90,6 +92,41 @@ def test_a_bad_part_stops_nothing(home, tmp_path):
     assert done.returncode == 1
     assert "003.tiff" in done.stderr
     assert len(list((tmp_path / "maps").iterdir())) == 4
+
+
+def test_a_watched_folder_is_looked_at_again(home, tmp_path):
+    folder, _ = home
+    for kind in ("rgb", "xyz"):
+        (tmp_path / "belt" / kind).mkdir(parents=True)
+    given = f"--model={folder / 'plates.pirn'}", f"--parts={tmp_path / 'belt'}", f"--output_dir={tmp_path / 'out'}"
+    watching = commands.Command(
+        "tools.pirn", "inspect", *given, "--watch", "--watch_seconds=.05", PIRN_CACHE=str(folder / "cache")
+    )
+
+    def put(name, scan):
+        shutil.copy(folder / "good" / "rgb" / f"{name}.png", tmp_path / "belt" / "rgb")
+        (tmp_path / "belt" / "xyz" / f"{name}.tiff").write_bytes(scan)
+
+    def wait(name):
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "out" / "overlays" / f"{name}.png").exists():
+            assert watching.poll() is None, watching.finish().stderr
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    scans = {name: (folder / "good" / "xyz" / f"{name}.tiff").read_bytes() for name in ("000", "001", "002")}
+    put("000", scans["000"])
+    wait("000")
+    put("001", scans["001"][:100])
+    put("002", scans["002"])
+    wait("002")
+    put("001", scans["001"])
+    wait("001")
+    watching.send(signal.SIGINT)
+    done = watching.finish()
+    assert done.returncode == 130
+    # Written half, it is told once, not in every look.
+    assert 1 <= done.stdout.count("error: ") <= 2
 
 
 def test_all_good_parts_end_with_status_0(home, tmp_path):

@@ -267,6 +267,7 @@ def test_without_epochs_a_run_stays_as_it_starts(features):
     for a, b in zip(*map(jax.tree.leaves, (found.learned[0], start[0].learned)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert not history
+    assert episodes.batches(RUNS[0], 0, 4).shape == (0, 4)
 
 
 @pytest.mark.parametrize("runs", [1, 9, 10, 11, 60, 61, 300])

@@ -19,7 +19,7 @@ from absl import flags
 from pirn_jax import atomic, cache, inputs
 from pirn_jax.data import folder
 from pirn_jax.data.problems import InputError, Problems
-from pirn_jax.data.sample import Record
+from pirn_jax.data.sample import Files, Record
 from pirn_jax.inspection import bundle, verdicts
 from pirn_jax.inspection.bundle import Bundle
 from pirn_jax.inspection.verdicts import Limits, Verdict
@@ -96,13 +96,14 @@ def _run() -> int:
     take_from_model(model)
     found: dict[str, tuple[Verdict, Shown | None]] = {}
     notes: dict[Record, str] = {}
-    problems = Problems()
+    problems, tried = Problems(), {}
 
     def look(records: list[Record]) -> None:
         """Inspects parts, one after the other, and writes the results of all so far."""
         begin = time.perf_counter()
         with console.stage("inspection", len(records)) as advance:
             for record in records:
+                tried[record.id] = _state(record)
                 with problems.collecting():
                     ready = verdicts.prepare(model, record)
                     ((one, values),) = verdicts.judge(model, limit, [record.id], [ready])
@@ -127,8 +128,8 @@ def _run() -> int:
             print(f"error: {text}")
         problems = Problems()
         time.sleep(FLAGS.watch_seconds)
-        # A file without its partner may still be on its way.
-        fresh = [record for record in _find(parts, Problems()) if record.id not in found]
+        # A file without its partner may still be on its way, and one that could not be read may have been.
+        fresh = [of for of in _find(parts, Problems()) if of.id not in found and tried.get(of.id) != _state(of)]
         if fresh:
             look(fresh)
     if not found and not problems.found:
@@ -137,6 +138,13 @@ def _run() -> int:
         print(f"\n{output / 'report.html'} shows them, {output / 'results.csv'} lists them.")
     problems.check()
     return 2 if any(one.verdict == "defective" for one, _ in found.values()) else 0
+
+
+def _state(record: Record) -> tuple[tuple[int, int], ...]:
+    """Size and time of the files of a part, to see whether they have changed."""
+    assert isinstance(record.source, Files)
+    paths = [record.source.rgb, *([record.source.scan.path] if record.source.scan else [])]
+    return tuple((of.st_size, of.st_mtime_ns) for of in (path.stat() for path in paths))
 
 
 def _find(parts: pathlib.Path, problems: Problems) -> list[Record]:
