@@ -250,7 +250,7 @@ def test_pixels_are_normalised_as_the_encoder_says():
 
 
 def test_an_unknown_encoder_is_refused_with_those_there_are():
-    names = "random, builtin, dinov2_vits14, .*dino_vitb16, lite0, lite1, lite2, filter_bank, chroma, or"
+    names = "random, builtin, dinov2_vits14, .*dino_vitb16, lite0, lite1, lite2, filter_bank, chroma, fpfh, or"
     with pytest.raises(ValueError, match=f"unknown encoder 'dinov9'; choose one of {names}"):
         pretrained.load("dinov9")
 

@@ -1,6 +1,7 @@
 """Thresholds from scores of good parts that a model had not learned from.
 
 If a new good part and these parts are exchangeable, its score is as likely to have any rank among theirs as any other.
+That is exact for parts held out from one model; parts left out one by one come close to it, see docs/deploy.md.
 """
 
 import math
