@@ -56,8 +56,8 @@ def examine(record: Record, native_normals: bool = False) -> Facts:
     if geometry is None:
         raise InputError(f"{record.source.name}: neither scan nor normals; add one or remove the part")
     note = "" if part.xyz is None else inputs.scan_note(part.xyz)
-    if part.gt is None:
-        note = "; ".join(filter(None, [note, sample.UNMARKED]))
+    marked = sample.mask_note(None if part.gt is None else float(part.gt.mean()))
+    note = "; ".join(filter(None, [note, marked]))
     height, width = part.rgb.shape[:2]
     seen = float(np.mean(np.any(geometry != 0, axis=-1)))
     return Facts((width, height), (geometry.shape[1], geometry.shape[0]), seen, note)

@@ -44,6 +44,8 @@ def _load(torch: Any, path: pathlib.Path) -> Any:
     # The list of contents stands at the end of a zipped file.
     if not zipped and _starts(path, b"PK"):
         raise ValueError(f"{path} is damaged, probably truncated; get it again")
+    if zipped and any("/code/" in name for name in zipfile.ZipFile(path).namelist()):
+        raise ValueError(f"{path} is a TorchScript program, not tensors; save the model's state_dict and give that")
     try:
         # Checkpoints of DINO hold their flags as a Namespace, which only has attributes.
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):

@@ -20,19 +20,41 @@ def parse(data: bytes) -> tuple[np.ndarray, tuple[int, int] | None]:
     if end is None:
         raise ValueError("no PCD header")
     lines = (line.split() for line in data[: end.start()].decode("latin-1").splitlines())
-    header = {line[0]: line[1:] for line in lines if len(line) > 1}
-    (width,), (height,) = (map(int, header.get(key, ())) for key in ("WIDTH", "HEIGHT"))
-    table = Table(_fields(header), width * height)
-    return _decode(table, end[1].decode(), data[end.end() :]), (height, width) if min(height, width) > 1 else None
+    header = {line[0].upper(): line[1:] for line in lines if len(line) > 1}
+    width, height, points = (_number(header, key) for key in ("WIDTH", "HEIGHT", "POINTS"))
+    # Before version 0.6 a header tells the number of points alone.
+    rows = points if width is None or height is None else width * height
+    if rows is None:
+        raise ValueError("its header lacks WIDTH and HEIGHT, and POINTS too")
+    found = _decode(Table(_fields(header), rows), end[1].decode(), data[end.end() :])
+    if width is None or height is None or min(height, width) < 2:
+        return found, None
+    return found, (height, width)
+
+
+def _number(header: dict[str, list[str]], key: str) -> int | None:
+    values = header.get(key, [])
+    if not values:
+        return None
+    if len(values) > 1 or not values[0].isdecimal():
+        raise ValueError(f"its header says {key} {' '.join(values)}")
+    return int(values[0])
 
 
 def _fields(header: dict[str, list[str]]) -> tuple[Field, ...]:
-    names = header.get("FIELDS", [])
-    columns = zip(
-        names, header.get("TYPE", []), header.get("SIZE", []), header.get("COUNT", ["1"] * len(names)), strict=True
-    )
+    # Older programs say COLUMNS.
+    names = header.get("FIELDS", header.get("COLUMNS", []))
+    defaults = {"TYPE": "F", "SIZE": "4", "COUNT": "1"}
+    columns = {key: header.get(key, [default] * len(names)) for key, default in defaults.items()}
+    for key, values in columns.items():
+        if len(values) != len(names):
+            raise ValueError(f"its header names {len(names)} fields, and {key} has {len(values)} values")
+    unknown = {kind for kind in columns["TYPE"] if kind.upper() not in _TYPES}
+    if unknown:
+        raise ValueError(f"its header has fields of TYPE {', '.join(sorted(unknown))}, not F, I or U")
     return tuple(
-        Field(name, np.dtype(f"<{_TYPES[kind]}{int(size)}"), int(count)) for name, kind, size, count in columns
+        Field(name, np.dtype(f"<{_TYPES[kind.upper()]}{int(size)}"), int(count))
+        for name, kind, size, count in zip(names, *columns.values(), strict=True)
     )
 
 

@@ -1,11 +1,15 @@
 """The table of numbers inside a PLY or PCD: a row for each point, laid out as the header says."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 
 import numpy as np
 
 from pirn_jax.data import images
+
+_NOT_A_NUMBER = re.compile(r"[-+]?(?:nan\([a-z0-9]*\)|1\.#[a-z]+\d*|inf(?:inity)?)(?=\s|$)", re.IGNORECASE)
+"""What C runtimes write that is no number: glibc's nan(...), Microsoft's -nan(ind), 1.#QNAN and 1.#INF."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +65,12 @@ class Table:
         if len(lines) < self.rows or not all(line.strip() for line in lines):
             raise ValueError(f"{self.rows:,} points are claimed, fewer lines hold one")
         first = np.cumsum([0, *(field.count for field in self.fields)])
-        return np.loadtxt(lines, usecols=[first[i] for i in self._coordinates()], comments=None, ndmin=2)
+        columns = [first[i] for i in self._coordinates()]
+        try:
+            return np.loadtxt(lines, usecols=columns, comments=None, ndmin=2)
+        except ValueError:
+            plain = [_NOT_A_NUMBER.sub("nan", line) for line in lines]
+            return np.loadtxt(plain, usecols=columns, comments=None, ndmin=2)
 
     def from_rows(self, body: bytes) -> np.ndarray:
         """Coordinates (rows, 3) from points that follow each other in binary.

@@ -125,6 +125,11 @@ def _read_parts(
     kinds = [kind for kind in _GEOMETRY if os.path.isdir(place / kind)]
     if not rgb or len(kinds) != 1:
         found = " and ".join(f"{kind}/" for kind in kinds) if rgb else "no part"
+        odd = [] if rgb else folders.others(place / "rgb", *_RGB)
+        if odd:
+            more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
+            problems.add(f"{odd[0]}{more}: neither PNG nor JPEG, which images are read from; save them as one of these")
+            return []
         problems.add(
             f"{place}: {found or 'no scans'} in it; put <name>.png under rgb/ and scans under one of "
             + ", ".join(f"{kind}/" for kind in _GEOMETRY)

@@ -44,6 +44,12 @@ def files(folder: pathlib.Path, *suffixes: str, problems: Problems) -> dict[str,
     return found
 
 
+def others(folder: pathlib.Path, *suffixes: str) -> list[pathlib.Path]:
+    """The visible files of a folder with none of some suffixes."""
+    paths = sorted(folder.iterdir()) if os.path.isdir(folder) else []
+    return [path for path in paths if path.is_file() and path.name[0] != "." and path.suffix.lower() not in suffixes]
+
+
 def check_partners(
     found: Mapping[str, pathlib.Path],
     partners: Mapping[str, pathlib.Path],

@@ -25,7 +25,17 @@ MOST_VALUES = 300_000_000
 _ORIENTATION = 274
 """EXIF's tag of how to turn an image before it is shown."""
 
-_FARTHEST = 1e9
+_TURNED = range(2, 9)
+"""Its values that turn or mirror; 1 and what is none of EXIF's leave the image as it is."""
+
+_OTHERS = {
+    b"version https://git-lfs": "a pointer of Git LFS in place of the file; fetch the file itself with git lfs pull",
+    b"<!doctype html": "a web page in place of the file; download the file itself",
+    b"<html": "a web page in place of the file; download the file itself",
+}
+"""What lies under the name of another file, by how it begins."""
+
+FARTHEST = 1e9
 """Largest coordinate of a point in any unit: beyond it squares leave the range of float32's precision."""
 
 # What a decoder lets through of a damaged file differs with where the damage lies.
@@ -39,6 +49,7 @@ _DAMAGE = (
     MemoryError,
     RuntimeError,
     EOFError,
+    ImportError,
     struct.error,
     tokenize.TokenError,
     zlib.error,
@@ -58,7 +69,7 @@ def read_rgb(path: pathlib.Path) -> np.ndarray:
         found = f"{depth}-bit {image.mode}" if depth else image.mode
         raise InputError(f"{path}: a {found} image; save it as 8-bit RGB without transparency")
     turned = image.getexif().get(_ORIENTATION, 1)
-    if turned != 1:
+    if turned in _TURNED:
         raise InputError(f"{path}: viewers turn it, by its EXIF orientation {turned}; save it as it is to be seen")
     return np.asarray(image)
 
@@ -122,7 +133,7 @@ def check_points(path: pathlib.Path, xyz: np.ndarray, nan_is_unseen: bool) -> np
             f"{path}: {invalid.sum()} points are NaN or infinite; write points that were not seen as (0, 0, 0)"
         )
     xyz = np.where(invalid, np.float32(0), xyz) if invalid.any() else xyz
-    if np.abs(xyz).max(initial=0.0) > _FARTHEST:
+    if np.abs(xyz).max(initial=0.0) > FARTHEST:
         raise InputError(
             f"{path}: coordinates up to {np.abs(xyz).max():.0e}; write points that were not seen as (0, 0, 0)"
         )
@@ -219,8 +230,24 @@ def decoding(path: pathlib.Path, kind: str) -> Iterator[None]:
     except InputError:
         raise
     except _DAMAGE as error:
-        remedy = "save it uncompressed" if "imagecodecs" in str(error) else "export it again"
-        raise InputError(f"{path}: not a readable {kind} ({error}); {remedy}") from error
+        other = _other(path)
+        if other:
+            raise InputError(f"{path}: {other}") from error
+        # What tifffile lacks for a compression it says in one way or another.
+        packed = isinstance(error, ImportError) or "imagecodecs" in str(error)
+        reason = "its compression needs the package imagecodecs" if packed else str(error)
+        remedy = 'pip install "pirn_jax[codecs]", or save it uncompressed' if packed else "export it again"
+        raise InputError(f"{path}: not a readable {kind} ({reason}); {remedy}") from error
+
+
+def _other(path: pathlib.Path) -> str:
+    """What a file is that cannot be read, if its beginning tells; else empty."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(32).lstrip().lower()
+    except OSError:
+        return ""
+    return next((told for begin, told in _OTHERS.items() if start.startswith(begin)), "")
 
 
 def png_bit_depth(path: pathlib.Path) -> int | None:

@@ -17,6 +17,9 @@ GOOD = "good"
 UNMARKED = "defective, but no mask says where: no pixel metrics for its category"
 """What the user should know of such a part."""
 
+_MOST_MARKED = 0.6
+"""Share of an image beyond which a mask is probably inverted (our choice)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
@@ -214,6 +217,15 @@ def load_gt(record: Record, size: tuple[int, int] | None = None) -> np.ndarray |
     if not record.defective and gt.any():
         raise InputError(f"{name}: pixels are marked on a part in the folder {GOOD!r}; move the part or clear them")
     return gt
+
+
+def mask_note(share: float | None) -> str:
+    """What the user should know of a mask that marks a share of its image, None without one; empty if nothing."""
+    if share is None:
+        return UNMARKED
+    if share <= _MOST_MARKED:
+        return ""
+    return f"its mask marks {share:.0%} of the image; defects are above zero on black, so it may be inverted"
 
 
 def _digest(path: pathlib.Path) -> bytes:

@@ -40,6 +40,11 @@ class Mask(NamedTuple):
     bits: np.ndarray
     size: tuple[int, int]
 
+    @property
+    def share(self) -> float:
+        """Of the image that it marks."""
+        return int(np.bitwise_count(self.bits).sum()) / (self.size[0] * self.size[1])
+
     def unpack(self) -> np.ndarray:
         """The mask, (h, w) bool."""
         return np.unpackbits(self.bits, count=self.size[0] * self.size[1]).reshape(self.size).astype(bool)
@@ -186,7 +191,7 @@ def load(specs: Sequence[Spec], selection: Selection, stage: Stage) -> StudyData
     splits = selection.splits
     good = [[row[splits[c].train[i]] for i in indices] for c, indices in selection.good.items()]
     test = [[row[record] for record in split.test] for split in splits.values()]
-    unmarked = [sample.UNMARKED if mask is None else "" for mask in selection.masks]
+    marked = [sample.mask_note(None if mask is None else mask.share) for mask in selection.masks]
 
     @functools.cache
     def truth(category: str, settings: MetricSettings) -> GroundTruth:
@@ -204,7 +209,7 @@ def load(specs: Sequence[Spec], selection: Selection, stage: Stage) -> StudyData
         {c: {index: i for i, index in enumerate(indices)} for c, indices in selection.good.items()},
         place(test, values, masks, kept, dtype),
         truth,
-        inputs.summarise(records, found.notes) + inputs.summarise(records, unmarked),
+        inputs.summarise(records, found.notes) + inputs.summarise(records, marked),
         dict(watch.seconds),
     )
 
