@@ -1,4 +1,4 @@
-"""How many good parts a threshold from good parts alone calls defective, beside how many it was asked for.
+"""Realised false alarms of thresholds that are set from good parts alone, beside the wished ones.
 
     python -m experiments.false_alarms --parts=9,19 --false_alarms=.1 --draws=20
 
@@ -20,8 +20,7 @@ from pirn_jax.encoders import pretrained
 from pirn_jax.inspection import fitting, thresholds
 from pirn_jax.inspection.fitting import Fitted
 from pirn_jax.stopwatch import Stopwatch
-from pirn_jax.study import packing
-from pirn_jax.study.data import Placed, place
+from pirn_jax.study.data import Placed, place_all
 from pirn_jax.study.spec import Spec
 from pirn_jax.training import parallel
 from tools import console
@@ -47,8 +46,8 @@ class Rates(NamedTuple):
     learned: float
 
 
-def _features(spec: Spec, category: str) -> tuple[np.ndarray, np.ndarray, list[tuple[int, int]]]:
-    """Features, masks and image sizes of all good parts of a category."""
+def _good(spec: Spec, category: str) -> tuple[Placed, list[tuple[int, int]]]:
+    """Features and image sizes of all good parts of a category."""
     home, problems = cache.cache_directory(), Problems()
     split = builtin_parts.read(home, [category], 0)[category]
     records = [*split.train, *split.validation, *(record for record in split.test if not record.defective)]
@@ -57,7 +56,7 @@ def _features(spec: Spec, category: str) -> tuple[np.ndarray, np.ndarray, list[t
     with console.stage(f"features of {category}", len(records)) as advance, Stopwatch() as watch:
         given = records, names, spec.encoder, spec.grid, spec.preparation, home
         found = features.extract(*given, watch, advance)
-    return found.values, found.mask, [record.source.size() for record in records]
+    return place_all(spec, found), [record.source.size() for record in records]
 
 
 def _scores(spec: Spec, fitted: Fitted, placed: Placed, sizes: list[tuple[int, int]]) -> np.ndarray:
@@ -99,8 +98,7 @@ def _run() -> None:
     spec, rng = Spec(*study, grid=_GRID.value), np.random.default_rng(0)
     found: dict[int, list[Rates]] = {count: [] for count in counts}
     for category in _CATEGORIES.value or builtin_parts.procedural.CATEGORIES:
-        values, masks, sizes = _features(spec, category)
-        placed = place([list(range(len(sizes)))], values, masks, packing.order(masks), np.dtype("float32"))
+        placed, sizes = _good(spec, category)
         for count in counts:
             with console.stage(f"{category}, {count} parts", _DRAWS.value) as advance:
                 for _ in range(_DRAWS.value):

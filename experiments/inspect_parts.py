@@ -35,8 +35,6 @@ _PARTS = flags.DEFINE_string("parts", None, "Folder of new parts: rgb/ and one o
 _OUTPUT = flags.DEFINE_string("output_dir", "outputs/inspection", "Folder that scores.csv and maps/ are written to.")
 
 FLAGS = flags.FLAGS
-_OF_STUDY = ("light", "geometry", "normals", "normals_neighbours", "foreground")
-_OF_STUDY += ("plane_tolerance", "cluster_reach", "input_size")
 _SHOWN = 20
 
 
@@ -65,21 +63,6 @@ def _choose(directory: pathlib.Path) -> Run:
     category = _CATEGORY.value or categories[0]
     largest = max((run.shots for run in there if run.category == category), default=0)
     return Run(category, _SHOTS.value or largest, _SEED.value)
-
-
-def _take_from_study(ready: Inspector) -> None:
-    """Gives the flags on parts and their preparation the study's values."""
-    for name in (*_OF_STUDY, "categories"):
-        if FLAGS[name].present:
-            raise InputError(f"--{name}: parts are read and prepared as those of the study; leave it out")
-    for name in _OF_STUDY:
-        FLAGS[name].value = ready.settings[name]
-    FLAGS["categories"].value = [ready.run.category]
-    if not FLAGS["dataset"].present:
-        FLAGS["dataset"].value = ready.settings["dataset"]
-    if not FLAGS["xyz_unit"].present:
-        names = {metres: name for name, metres in dataset_flags.UNITS.items()}
-        FLAGS["xyz_unit"].value = names.get(ready.settings["xyz_unit"])
 
 
 def _find(category: str, problems: Problems) -> list[Record]:
@@ -116,9 +99,8 @@ def _run() -> None:
     parallel.keep_compiled(cache.cache_directory() / "xla")
     directory, output, problems = pathlib.Path(_RUN.value), pathlib.Path(_OUTPUT.value), Problems()
     ready = inspector.load(directory, _choose(directory), _ENCODER.value)
-    _take_from_study(ready)
-    # Asks for Open3D if the study took it.
-    dataset_flags.preparation()
+    dataset_flags.take(ready.settings, "study")
+    FLAGS["categories"].value = [ready.run.category]
     inspected: dict[Record, tuple[Found, str]] = {}
     records = _find(ready.run.category, problems)
     if not records and not problems.found:

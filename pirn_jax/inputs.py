@@ -300,7 +300,7 @@ def scan_note(xyz: np.ndarray) -> str:
 
 
 def _frame_note(xyz: np.ndarray) -> str:
-    """Whether points lie in the camera frame, x rising with columns and y with rows, z in front of the camera."""
+    """Sentence on points out of the camera frame: x rises with columns, y with rows, z is in front of the camera."""
     seen = np.argwhere(np.any(xyz != 0, axis=-1))
     seen = seen[:: max(1, len(seen) // 10_000)]
     points = xyz[tuple(seen.T)].astype(np.float64)
@@ -322,7 +322,7 @@ def _frame_note(xyz: np.ndarray) -> str:
 
 
 def _far_note(depths: np.ndarray) -> str:
-    """Whether many points share one value far behind all others, as programs write it where nothing was seen."""
+    """Sentence on many points at one depth far behind all others, as programs write it where nothing was seen."""
     last = float(depths.max())
     there = depths == last
     rest = depths[~there]

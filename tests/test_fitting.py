@@ -104,7 +104,7 @@ def test_a_model_is_what_was_written(spec, written):
     assert found.good.parts == ["a", "b", "c"]
     np.testing.assert_array_equal(found.good.scores, fitted.scores)
     jax.tree.map(np.testing.assert_array_equal, found.ready.params, fitted.params)
-    assert bundle.picture(path) == b"jpeg"
+    assert found.picture == b"jpeg"
     images = np.random.default_rng(2).integers(256, size=(1, 2, SIDE, SIDE, 3), dtype=np.uint8)
     given = jax.tree.map(jnp.asarray, fitted.params), jnp.asarray(fitted.scales)
     expected = Inspector(Run("bolts", 3, 0), settings, spec, *given, inspector.compile_inspection(spec))

@@ -1,7 +1,8 @@
 """Flags of the data set and of the preparation of its samples."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -15,6 +16,10 @@ from pirn_jax.inputs import FOREGROUND, GEOMETRIES, NORMALS, Preparation
 from tools import console
 
 UNITS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
+
+_OF_PARTS = ("light", "geometry", "normals", "normals_neighbours", "foreground", "plane_tolerance", "cluster_reach")
+_OF_PARTS += ("input_size",)
+"""Flags that say how parts are read and prepared."""
 
 _NAMES = (*catalogue.DATASETS, f"{datasets.PREPARED}NAME")
 
@@ -66,6 +71,29 @@ def preparation() -> Preparation:
         )
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def take(settings: Mapping[str, Any], owner: str) -> None:
+    """Gives the flags on parts and their preparation the values of a study or a model.
+
+    Args:
+      settings: see `spec.describe`.
+      owner: "study" or "model", for messages.
+
+    Raises:
+      InputError: if one of the flags is given, or asks for Open3D where that is not installed.
+    """
+    for name in (*_OF_PARTS, "categories"):
+        if FLAGS[name].present:
+            raise InputError(f"--{name}: parts are read and prepared as those of the {owner}; leave it out")
+    for name in _OF_PARTS:
+        FLAGS[name].value = settings[name]
+    if not FLAGS["dataset"].present:
+        FLAGS["dataset"].value = settings["dataset"]
+    if not FLAGS["xyz_unit"].present:
+        FLAGS["xyz_unit"].value = {metres: name for name, metres in UNITS.items()}.get(settings["xyz_unit"])
+    # Asks for Open3D if the parts were prepared by it.
+    preparation()
 
 
 def options() -> Options:

@@ -30,10 +30,8 @@ def files(folder: pathlib.Path, *suffixes: str, problems: Problems) -> dict[str,
       InputError: if the folder cannot be read.
     """
     found: dict[str, pathlib.Path] = {}
-    with _reading(folder):
-        paths = sorted(folder.iterdir()) if os.path.isdir(folder) else []
-    for path in paths:
-        if path.suffix.lower() not in suffixes or path.name[0] == ".":
+    for path in _visible(folder):
+        if path.suffix.lower() not in suffixes:
             continue
         if stat.S_ISFIFO(os.lstat(path).st_mode):
             problems.add(f"{path}: a pipe, which is never read to its end; remove it")
@@ -46,8 +44,14 @@ def files(folder: pathlib.Path, *suffixes: str, problems: Problems) -> dict[str,
 
 def others(folder: pathlib.Path, *suffixes: str) -> list[pathlib.Path]:
     """The visible files of a folder with none of some suffixes."""
-    paths = sorted(folder.iterdir()) if os.path.isdir(folder) else []
-    return [path for path in paths if path.is_file() and path.name[0] != "." and path.suffix.lower() not in suffixes]
+    return [path for path in _visible(folder) if path.is_file() and path.suffix.lower() not in suffixes]
+
+
+def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Entries of a folder by name but for hidden ones; a missing folder has none."""
+    with _reading(folder):
+        paths = sorted(folder.iterdir()) if os.path.isdir(folder) else []
+    return [path for path in paths if path.name[0] != "."]
 
 
 def check_partners(

@@ -241,7 +241,7 @@ def decoding(path: pathlib.Path, kind: str) -> Iterator[None]:
 
 
 def _other(path: pathlib.Path) -> str:
-    """What a file is that cannot be read, if its beginning tells; else empty."""
+    """Sentence on a file that cannot be read, if its beginning tells what it is; else empty."""
     try:
         with path.open("rb") as file:
             start = file.read(32).lstrip().lower()

@@ -220,7 +220,7 @@ def load_gt(record: Record, size: tuple[int, int] | None = None) -> np.ndarray |
 
 
 def mask_note(share: float | None) -> str:
-    """What the user should know of a mask that marks a share of its image, None without one; empty if nothing."""
+    """Sentence for the user on a mask that marks a share of its image, None without one; empty if nothing is odd."""
     if share is None:
         return UNMARKED
     if share <= _MOST_MARKED:

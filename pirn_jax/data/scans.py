@@ -90,8 +90,8 @@ class Depth:
             raise InputError(f"{self.path}: {(z < 0).sum()} depths are negative; write 0 where nothing was seen")
         if not z.any():
             raise InputError(f"{self.path}: no pixel holds a depth; remove the part or scan it again")
-        if np.abs(np.where(seen, values, 0.0)).max() > images.FARTHEST:
-            farthest = np.abs(np.where(seen, values, 0.0)).max()
+        farthest = np.abs(values[seen]).max()
+        if farthest > images.FARTHEST:
             raise InputError(f"{self.path}: depths up to {farthest:.0e}; write 0 where nothing was seen")
         k = self.intrinsics
         height, width = z.shape

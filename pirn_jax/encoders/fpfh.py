@@ -77,7 +77,7 @@ def _offsets() -> list[tuple[int, int]]:
 
 
 def _moved(values: Array, down: int, right: int) -> Array:
-    """What lies so far below and to the right of each pixel, zero beyond the edges."""
+    """Values so far below and to the right of each pixel, zero beyond the edges."""
     rows, columns = values.shape[:2]
     margin = max(_RADII)
     padded = jnp.pad(values, ((margin, margin), (margin, margin), *[(0, 0)] * (values.ndim - 2)))

@@ -57,10 +57,12 @@ class Bundle(NamedTuple):
     Attributes:
       ready: to inspect parts.
       good: the good parts.
+      picture: a JPEG of them.
     """
 
     ready: Inspector
     good: Good
+    picture: bytes
 
 
 def write(path: pathlib.Path, settings: Mapping[str, Any], fitted: Fitted, good: Good, picture: bytes) -> None:
@@ -116,16 +118,7 @@ def read(path: pathlib.Path, encoder: str | None = None) -> Bundle:
     params = _params(path, spec, len(good.parts), leaves, len(scales), version)
     run = Run(settings["categories"][0], len(good.parts), 0)
     given = params, jnp.asarray(scales), inspector.compile_inspection(spec)
-    return Bundle(Inspector(run, settings, spec, *given), good)
-
-
-def picture(path: pathlib.Path) -> bytes:
-    """The JPEG of a model's good parts.
-
-    Raises:
-      InputError: see `read`.
-    """
-    return _members(path)[0][_PICTURE]
+    return Bundle(Inspector(run, settings, spec, *given), good, members[_PICTURE])
 
 
 def _npy(values: Any) -> bytes:

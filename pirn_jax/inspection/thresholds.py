@@ -5,7 +5,7 @@ That is exact for parts held out from one model; parts left out one by one come 
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -36,6 +36,10 @@ class Threshold(NamedTuple):
     kind: str
     interval: tuple[float, float] | None
     text: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as a dictionary, an infinite value as None."""
+        return {**self._asdict(), "value": self.value if math.isfinite(self.value) else None}
 
 
 def p_values(scores: Float[np.ndarray, " m"], good: Float[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:

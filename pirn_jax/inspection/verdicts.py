@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pirn_jax import inputs
+from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Record, Sample
 from pirn_jax.inputs import Prepared
 from pirn_jax.inspection import regions, thresholds
@@ -18,7 +19,7 @@ _BRIGHTEST = 2.0
 
 
 class Limits(NamedTuple):
-    """Where good parts end.
+    """Thresholds of a model.
 
     Attributes:
       score: threshold of image scores.
@@ -32,7 +33,7 @@ class Limits(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a model says of a part.
+    """Judgement of a part.
 
     Attributes:
       part: its name.
@@ -65,10 +66,13 @@ def limits(model: Bundle, false_alarms: float | None = None) -> Limits:
     """The thresholds of a model for a wished share of false alarms, by default the one that it was fitted with.
 
     Raises:
-      ValueError: if the wish is no share.
+      InputError: if the wish is no share.
     """
     wish = model.ready.settings["false_alarms"] if false_alarms is None else false_alarms
-    score, values = (thresholds.threshold(of, wish) for of in (model.good.scores, model.good.highest))
+    try:
+        score, values = (thresholds.threshold(of, wish) for of in (model.good.scores, model.good.highest))
+    except ValueError as error:
+        raise InputError(f"--false_alarms: {error}") from error
     middle = values.value if np.isfinite(values.value) else max(np.max(model.good.highest, initial=0.0), 1.0)
     return Limits(score, values, _BRIGHTEST * float(middle))
 

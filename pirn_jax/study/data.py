@@ -21,7 +21,7 @@ from pirn_jax.metrics.evaluation import MetricSettings
 from pirn_jax.metrics.ground_truth import GroundTruth
 from pirn_jax.stopwatch import Stopwatch
 from pirn_jax.study import packing
-from pirn_jax.study.spec import Spec, describe
+from pirn_jax.study.spec import MODALITIES, Spec, describe
 from pirn_jax.training import episodes, parallel
 from pirn_jax.training.episodes import Run
 
@@ -183,9 +183,7 @@ def load(specs: Sequence[Spec], selection: Selection, stage: Stage) -> StudyData
             extract(slice(index, None, count), "normals and features of this process")
             parallel.barrier("features")
         found = extract(slice(None), "normals and features")
-    chosen = [i for i, name in enumerate(("rgb", "geometry")) if name in spec.modalities]
-    values = found.values[:, chosen]
-    masks = found.mask if spec.background == "ignore" else np.ones_like(found.mask)
+    values, masks = _taken(spec, found)
     kept = packing.order(masks)
     row = {record: i for i, record in enumerate(records)}
     splits = selection.splits
@@ -229,6 +227,19 @@ def _identify(
     if problems.found:
         sample.tell_all((record for record, name in zip(records, names, strict=True) if name), problems)
     return names, masks
+
+
+def _taken(spec: Spec, found: features.Extracted) -> tuple[np.ndarray, np.ndarray]:
+    """Features of the modalities that a study takes, and the patches that count in it."""
+    chosen = [MODALITIES.index(name) for name in spec.modalities]
+    return found.values[:, chosen], found.mask if spec.background == "ignore" else np.ones_like(found.mask)
+
+
+def place_all(spec: Spec, found: features.Extracted) -> Placed:
+    """All samples as those of a single category, on all devices."""
+    values, masks = _taken(spec, found)
+    rows = [list(range(len(values)))]
+    return place(rows, values, masks, packing.order(masks), jnp.dtype(spec.build().precision))
 
 
 def place(

@@ -30,7 +30,7 @@ def _check() -> None:
     print(fit.summary(path, dict(found.ready.settings), found.good))
     if FLAGS.picture:
         with atomic.replacing(FLAGS.picture) as file:
-            file.write(bundle.picture(path))
+            file.write(found.picture)
 
 
 def main(arguments: list[str]) -> None:

@@ -62,7 +62,7 @@ def program(model: Bundle) -> bytes:
 
 
 def _difference(model: Bundle, content: bytes) -> float:
-    """How far a fresh process is from this one, on images of noise whose lower half is off the part."""
+    """Distance of a fresh process from this one, on images of noise whose lower half is off the part."""
     spec = model.ready.spec
     side = spec.preparation.size
     images = np.random.default_rng(0).integers(256, size=(1, 2, side, side, 3), dtype=np.uint8)

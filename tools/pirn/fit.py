@@ -23,8 +23,7 @@ from pirn_jax.encoders import pretrained
 from pirn_jax.inspection import bundle, fitting, thresholds
 from pirn_jax.methods import METHODS
 from pirn_jax.stopwatch import Stopwatch
-from pirn_jax.study import packing
-from pirn_jax.study.data import place
+from pirn_jax.study.data import place_all
 from pirn_jax.study.spec import Spec, describe
 from pirn_jax.training import parallel
 from tools import console, dataset_flags
@@ -113,12 +112,8 @@ def _fit() -> None:
     with console.stage("normals and features", len(records)) as advance, Stopwatch() as watch:
         given = records, names, spec.encoder, spec.grid, spec.preparation, home
         found = features.extract(*given, watch, advance)
-    chosen = [i for i, name in enumerate(("rgb", "geometry")) if name in spec.modalities]
-    masks = found.mask if spec.background == "ignore" else np.ones_like(found.mask)
-    rows = [list(range(len(records)))]
-    placed = place(rows, found.values[:, chosen], masks, packing.order(masks), np.dtype(spec.build().precision))
     sizes = [record.source.size() for record in records]
-    fitted = fitting.fit(spec, placed, sizes, members, console.stage)
+    fitted = fitting.fit(spec, place_all(spec, found), sizes, members, console.stage)
     good = bundle.Good([record.id for record in records], fitted.scores, fitted.highest, sizes[0])
     settings = describe(spec, [parts.resolve().name], names) | {"false_alarms": FLAGS.false_alarms, "members": members}
     bundle.write(output, settings, fitted, good, _sheet(records))
@@ -128,7 +123,7 @@ def _fit() -> None:
 
 
 def summary(path: pathlib.Path, settings: dict, good: bundle.Good) -> str:
-    """What a model is and promises, for the terminal."""
+    """Description of a model and of its promise, for the terminal."""
     limit, count = thresholds.threshold(good.scores, settings["false_alarms"]), len(good.parts)
     lines = [
         f"{path}: {settings['method']} on {settings['encoder']}, {count} good part{'s' if count > 1 else ''} of "

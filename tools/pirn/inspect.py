@@ -11,7 +11,6 @@ if all parts are good, 2 if some are defective, and 1 if some cannot be used, af
 import pathlib
 import time
 
-import numpy as np
 import PIL.Image
 import tifffile
 from absl import flags
@@ -21,7 +20,6 @@ from pirn_jax.data import folder
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Files, Record
 from pirn_jax.inspection import bundle, verdicts
-from pirn_jax.inspection.bundle import Bundle
 from pirn_jax.inspection.verdicts import Limits, Verdict
 from pirn_jax.report import inspection
 from pirn_jax.report.inspection import Shown
@@ -30,8 +28,6 @@ from pirn_jax.training import parallel
 from tools import console, dataset_flags
 
 FLAGS = flags.FLAGS
-_OF_MODEL = ("light", "geometry", "normals", "normals_neighbours", "foreground")
-_OF_MODEL += ("plane_tolerance", "cluster_reach", "input_size")
 _SHOWN = 20
 
 
@@ -45,21 +41,6 @@ def define() -> None:
     flags.DEFINE_bool("watch", False, "Go on looking for new parts until Ctrl-C.")
     flags.DEFINE_float("watch_seconds", 1.0, "Pause between two looks.", lower_bound=0.0)
     console.define_help("tools.pirn.inspect", "tools.dataset_flags", text=__doc__)
-
-
-def take_from_model(model: Bundle) -> None:
-    """Gives the flags on parts and their preparation the model's values."""
-    settings = model.ready.settings
-    for name in _OF_MODEL:
-        if FLAGS[name].present:
-            raise InputError(f"--{name}: parts are read and prepared as those of the model; leave it out")
-        FLAGS[name].value = settings[name]
-    FLAGS["dataset"].value = "folder"
-    if not FLAGS["xyz_unit"].present:
-        names = {metres: name for name, metres in dataset_flags.UNITS.items()}
-        FLAGS["xyz_unit"].value = names.get(settings["xyz_unit"])
-    # Asks for Open3D if the model took it.
-    dataset_flags.preparation()
 
 
 def _write_part(output: pathlib.Path, one: Verdict, shown: Shown, limit: Limits) -> None:
@@ -80,8 +61,8 @@ def _write_results(
         rows.append([one.part, one.verdict, one.score, one.p_value, len(one.regions), *place])
     atomic.write_csv(output / "results.csv", rows)
     parts = [{**one._asdict(), "regions": [region._asdict() for region in one.regions]} for one, _ in found]
-    told = {**limit.score._asdict(), "value": limit.score.value if np.isfinite(limit.score.value) else None}
-    storage.write_json(output / "results.json", {"model": FLAGS.model, "threshold": told, "parts": parts})
+    told = {"model": FLAGS.model, "threshold": limit.score.as_json(), "parts": parts}
+    storage.write_json(output / "results.json", told)
     name = pathlib.Path(FLAGS.model).name
     inspection.write_page(output / "report.html", name, found, limit, notes)
 
@@ -89,11 +70,8 @@ def _write_results(
 def _run() -> int:
     parallel.keep_compiled(cache.cache_directory() / "xla")
     model, output = bundle.read(pathlib.Path(FLAGS.model), FLAGS.encoder), pathlib.Path(FLAGS.output_dir)
-    try:
-        limit = verdicts.limits(model, FLAGS.false_alarms)
-    except ValueError as error:
-        raise InputError(f"--false_alarms: {error}") from error
-    take_from_model(model)
+    limit = verdicts.limits(model, FLAGS.false_alarms)
+    dataset_flags.take(model.ready.settings, "model")
     found: dict[str, tuple[Verdict, Shown | None]] = {}
     notes: dict[Record, str] = {}
     problems, tried = Problems(), {}

@@ -45,10 +45,7 @@ def _run() -> None:
     parallel.keep_compiled(cache.cache_directory() / "xla")
     path = pathlib.Path(FLAGS.model)
     model = bundle.read(path, FLAGS.encoder)
-    try:
-        limit = verdicts.limits(model, FLAGS.false_alarms)
-    except ValueError as error:
-        raise InputError(f"--false_alarms: {error}") from error
+    limit = verdicts.limits(model, FLAGS.false_alarms)
     with console.stage("compiling", 1) as advance:
         side = model.ready.spec.preparation.size
         model.ready(np.zeros((1, 2, side, side, 3), np.uint8), None, model.good.size)

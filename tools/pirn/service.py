@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-import numpy as np
 import PIL.Image
 import tifffile
 from fastapi import FastAPI, HTTPException, Request
@@ -150,7 +149,7 @@ def build(
         settings = model.ready.settings
         kept = ("method", "encoder", "members", "false_alarms", "pirn_jax", "input_size", "grid", "geometry")
         told = {"model": name, "good_parts": len(model.good.parts), "image_size": model.good.size}
-        return told | {key: settings[key] for key in kept} | {"threshold": _threshold(limit)}
+        return told | {key: settings[key] for key in kept} | {"threshold": limit.score.as_json()}
 
     @app.get("/healthz")
     async def health() -> dict[str, str]:
@@ -240,18 +239,13 @@ def _camera(form: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _threshold(limit: Limits) -> dict[str, Any]:
-    finite = np.isfinite(limit.score.value)
-    return {**limit.score._asdict(), "value": limit.score.value if finite else None}
-
-
 def _told(answer: Answer, limit: Limits, form: str) -> dict[str, Any]:
     verdict, values = answer.verdict, answer.values
     told: dict[str, Any] = {
         "verdict": verdict.verdict,
         "score": verdict.score,
         "p_value": verdict.p_value,
-        "threshold": _threshold(limit)["value"],
+        "threshold": limit.score.as_json()["value"],
         "regions": [region._asdict() | {"text": inspection.region_text(region)} for region in verdict.regions],
         "note": answer.ready.prepared.note,
         "size": values.shape,

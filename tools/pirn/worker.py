@@ -19,7 +19,7 @@ _AT_ONCE = 8
 
 
 class Answer(NamedTuple):
-    """What is known of a part.
+    """Result of a part.
 
     Attributes:
       verdict: on it.
