@@ -18,6 +18,12 @@ flags.DEFINE_string(
     "max",
     "Score of an image: max of its map, or the mean of this top share of its pixels, such as 0.01.",
 )
+flags.DEFINE_enum(
+    "normalisation",
+    "none",
+    evaluation.NORMALISATIONS,
+    "Maps as they are; or divided by their means, each kind of metric as CFM and CFR do.",
+)
 
 FLAGS = flags.FLAGS
 
@@ -35,6 +41,6 @@ def read() -> MetricSettings:
         share = 0.0 if FLAGS.image_score == "max" else float(FLAGS.image_score)
         if FLAGS.image_score != "max" and share == 0:
             raise ValueError("image score 0: give max, or a share of pixels above 0 and up to 1")
-        return MetricSettings(FLAGS.metrics, tuple(map(float, FLAGS.limits)), resolution, share)
+        return MetricSettings(FLAGS.metrics, tuple(map(float, FLAGS.limits)), resolution, share, FLAGS.normalisation)
     except ValueError as error:
         raise InputError(f"--metrics, --limits, --resolution, --image_score: {error}") from error

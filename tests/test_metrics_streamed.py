@@ -104,6 +104,22 @@ def test_all_each_kind_and_each_size_are_the_definitions(category, batch, monkey
         )
 
 
+def test_by_means_aupro_is_that_of_maps_over_their_means_and_all_else_of_maps_over_the_roots_of_these(category):
+    maps, masks, defects = category
+    maps = [np.maximum(scores, 0) for scores in maps]
+    maps[1][:] = 0
+    found = evaluate(maps, masks, defects, MetricSettings(normalisation="means"))
+    means = [max(float(scores.sum()) / max(np.count_nonzero(scores), 1), 1e-9) for scores in maps]
+    roots, wholes = ([m / np.float32(s**power) for m, s in zip(maps, means, strict=True)] for power in (0.5, 1.0))
+    of_all, of_aupro = (evaluate(divided, masks, defects) for divided in (roots, wholes))
+    for group, other, third in zip(*([of.all, *of.defects.values()] for of in (found, of_all, of_aupro)), strict=True):
+        for name, value in group.values.items():
+            expected = (third if name.startswith("aupro") else other).values[name]
+            assert value == pytest.approx(expected, abs=1e-6), name
+    plain = evaluate(maps, masks, defects).all.values
+    assert abs(plain["aupro_30"] - found.all.values["aupro_30"]) > 1e-4
+
+
 def test_the_whole_is_the_mean_over_regions_of_the_kinds_and_of_the_sizes(category):
     found = evaluate(*category)
     for groups in (found.defects, found.sizes):
@@ -126,8 +142,9 @@ def flat(found):
         MetricSettings("peer"),
         MetricSettings("peer", (0.02,), 40),
         MetricSettings(resolution=30, top_share=0.1),
+        MetricSettings(normalisation="means"),
     ],
-    ids=["exact", "peer", "resized", "top share"],
+    ids=["exact", "peer", "resized", "top share", "means"],
 )
 def test_a_study_measures_runs_together_as_the_stream_does_each(category, settings):
     maps, masks, defects = category

@@ -35,6 +35,17 @@ def flatten(maps: Iterable[Float[np.ndarray, "_ _"]], truth: GroundTruth) -> Flo
 
 def evaluate(scores: Float[np.ndarray, "runs pixels"], truth: GroundTruth) -> list[Evaluation]:
     """Evaluates runs together; the scores of each are those of `flatten`."""
+
+    def evaluate(exponent: float) -> list[Evaluation]:
+        if not exponent:
+            return _evaluate(scores, truth)
+        divided = [[evaluation.normalise(of_run[place], exponent) for place in truth.places] for of_run in scores]
+        return _evaluate(np.stack([np.concatenate(of_run) for of_run in divided]), truth)
+
+    return evaluation.normalised(evaluate, truth.settings)
+
+
+def _evaluate(scores: Float[np.ndarray, "runs pixels"], truth: GroundTruth) -> list[Evaluation]:
     regions, top = truth.regions, truth.settings.top_share
     ranked = [regions] * len(scores) if isinstance(regions, str) else _rank(scores, truth, regions)
     found = []

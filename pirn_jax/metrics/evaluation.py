@@ -1,7 +1,7 @@
 """Evaluation settings, and the metrics reported of the anomaly maps of one category."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from pirn_jax.metrics.pixels import Pixels
 from pirn_jax.metrics.regions import Regions
 
 FORMS = ("exact", "peer")
+NORMALISATIONS = ("none", "means")
 SIZES = {"small": (0.0, 0.001), "medium": (0.001, 0.01), "large": (0.01, 1.0)}
 """Share of its image that a region covers: above the first number, up to the second (our choice)."""
 
@@ -27,6 +28,9 @@ class MetricSettings:
       limits: false positive rates up to which the PRO curve is integrated, besides 0.3.
       resolution: longer side in pixels that maps and masks are resized to; None for the image's own size.
       top_share: the image score is the mean of this top share of a map's pixels; 0 for its maximum.
+      normalisation: "none"; or "means", each map divided by the mean of its pixels that are not zero for AUPRO, and by
+        the root of that mean for all other metrics, as the public code of CFM and CFR has it. Each part is then
+        judged by itself, so a part that is odd everywhere looks good.
 
     Raises:
       ValueError: if one is out of range.
@@ -36,10 +40,13 @@ class MetricSettings:
     limits: tuple[float, ...] = exact.LIMITS
     resolution: int | None = None
     top_share: float = 0.0
+    normalisation: str = "none"
 
     def __post_init__(self):
         if self.form not in FORMS:
             raise ValueError(f"form {self.form!r}: unknown; choose from {', '.join(FORMS)}")
+        if self.normalisation not in NORMALISATIONS:
+            raise ValueError(f"normalisation {self.normalisation!r}: unknown; choose from {', '.join(NORMALISATIONS)}")
         if not self.limits or not all(0 < limit <= 1 for limit in self.limits):
             raise ValueError(f"limits {self.limits}: give false positive rates above 0 and up to 1")
         if self.resolution is not None and self.resolution < 1:
@@ -63,6 +70,7 @@ class MetricSettings:
             "resizing": "none" if original else "map bilinear, mask nearest, aspect kept",
             "image_score": top if self.top_share else "maximum of the map",
             "top_share": self.top_share,
+            "normalisation": self.normalisation,
             "limits": list(self.aupro_limits),
             "thresholds": "all" if whole else f"all; of AUPRO {steps}",
             "ties": "one threshold" if whole else "one threshold; of AUPRO by rank",
@@ -104,6 +112,40 @@ class Evaluation(NamedTuple):
         """The same as nested dictionaries."""
         defects, sizes = ({key: of._asdict() for key, of in kind.items()} for kind in (self.defects, self.sizes))
         return {"good_parts": self.good_parts, "all": self.all._asdict(), "defects": defects, "sizes": sizes}
+
+
+def normalise(scores: Float[np.ndarray, "*size"], exponent: float) -> Float[np.ndarray, "*size"]:
+    """A map divided by a power of the mean magnitude of its pixels that are not zero; as it is if all are."""
+    shown = np.abs(scores[scores != 0])
+    return scores / np.float32(shown.mean(dtype=float) ** exponent) if exponent and shown.size else scores
+
+
+def normalised(evaluate: Callable[[float], Sequence[Evaluation]], settings: MetricSettings) -> list[Evaluation]:
+    """Evaluations of maps as `settings.normalisation` has them for each kind of metric.
+
+    Args:
+      evaluate: evaluations of maps that are divided by this power of their means, see `normalise`.
+      settings: evaluation settings.
+    """
+    if settings.normalisation == "none":
+        return list(evaluate(0.0))
+    found = evaluate(0.5)
+    return [_with_aupro(of, other) for of, other in zip(found, evaluate(1.0), strict=True)] if found else []
+
+
+def _with_aupro(of_all: Evaluation, of_aupro: Evaluation) -> Evaluation:
+    """An evaluation with the AUPROs of another one of the same category."""
+
+    def joined(breakdown: Breakdown, other: Breakdown) -> Breakdown:
+        aupro = {name: value for name, value in other.values.items() if name.startswith("aupro")}
+        return breakdown._replace(values={**breakdown.values, **aupro})
+
+    return Evaluation(
+        of_all.good_parts,
+        joined(of_all.all, of_aupro.all),
+        {name: joined(of, of_aupro.defects[name]) for name, of in of_all.defects.items()},
+        {name: joined(of, of_aupro.sizes[name]) for name, of in of_all.sizes.items()},
+    )
 
 
 def scaled(size: tuple[int, ...], longer: int) -> tuple[int, int]:

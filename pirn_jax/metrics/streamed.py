@@ -54,25 +54,45 @@ def evaluate(
     Returns:
       None if a problem was noted: numbers without these maps would not be those of the category.
     """
+
+    def evaluate(exponent: float) -> list[Evaluation]:
+        # Another pass over maps that were all fine is not worth another bar of progress.
+        return _evaluate(maps, truth, exponent, problems, advance if exponent < 1 else lambda count: None)
+
+    return next(iter(evaluation.normalised(evaluate, truth.settings)), None)
+
+
+def _evaluate(
+    maps: Sequence[StoredMap],
+    truth: GroundTruth,
+    exponent: float,
+    problems: Problems,
+    advance: Callable[[int], None],
+) -> list[Evaluation]:
+    """The evaluation of maps divided by a power of their means; none if a problem was noted."""
     before = len(problems.found)
+
+    def fitted(i: int) -> Float[np.ndarray, "h w"]:
+        return evaluation.normalise(truth.fit(i, load(maps[i], truth.settings.resolution)), exponent)
+
     ranker = _Ranker(truth) if not isinstance(truth.regions, str) else None
     scores = []
-    for i, stored in enumerate(maps):
+    for i in range(len(maps)):
         with problems.collecting():
-            values = truth.fit(i, load(stored, truth.settings.resolution))
+            values = fitted(i)
             scores.append(scoring.image_score(values, truth.settings.top_share))
             if ranker:
                 ranker.collect(i, values)
         advance(1)
     if len(problems.found) > before:
-        return None
+        return []
     if ranker:
         ranker.sort_positives()
-        for i, stored in enumerate(maps):
-            ranker.count(i, truth.fit(i, load(stored, truth.settings.resolution)))
+        for i in range(len(maps)):
+            ranker.count(i, fitted(i))
             advance(1)
     ranked = ranker.pixels() if ranker else str(truth.regions)
-    return evaluation.report(np.array(scores), truth.defects, ranked, truth.settings)
+    return [evaluation.report(np.array(scores), truth.defects, ranked, truth.settings)]
 
 
 def load(stored: StoredMap, longer: int | None) -> Float[np.ndarray, "h w"]:
