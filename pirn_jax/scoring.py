@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,7 +22,8 @@ BATCH = 4
 """Samples scored at a time by every run."""
 
 FUSIONS = ("sum", "calibrated", "one_class", "maximum")
-"""Sum of maps as they are; or sum, one-class sum or maximum of maps divided by what good parts reach (`calibrate`)."""
+"""Sum of maps as they are; or sum, one-class sum or maximum of maps divided by what good parts reach (`calibrate`), the
+maximum of each judge (`Method.judges`)."""
 
 
 def patch_distances(score: Callable, params: Any, features: Features) -> Float[Array, "k n"]:
@@ -121,12 +123,14 @@ class Maps:
       input_size: side of the encoder's input in pixels.
       sigma: deviation of the Gaussian filter in pixels of the encoder's input; 0 leaves it out.
       fusion: one of `FUSIONS`.
+      judges: of the method, see `Method.judges`.
     """
 
     grid: int
     input_size: int
     sigma: float
     fusion: str = "sum"
+    judges: tuple[int, ...] = ()
 
     def upsample(self, distances: Float[np.ndarray, "*k n"], size: tuple[int, int]) -> Float[np.ndarray, "*k h w"]:
         """Anomaly maps of one sample at the size (height, width) of its image."""
@@ -137,16 +141,28 @@ class Maps:
         self, distances: Float[np.ndarray, "k n"], scales: Float[np.ndarray, " k"], size: tuple[int, int]
     ) -> Float[np.ndarray, "h w"]:
         """The fused anomaly map of one sample; patches are fused, which for sums is the same as to fuse maps."""
-        return self.upsample(fuse(distances, scales, self.fusion), size)
+        return self.upsample(fuse(distances, scales, self.fusion, self.judges), size)
 
 
-def fuse(distances: Any, scales: Any, fusion: str) -> Any:
+def fuse(distances: Any, scales: Any, fusion: str, judges: tuple[int, ...] = ()) -> Any:
     """Sum or maximum over maps of distances (..., k, n), each divided by its scale.
 
-    A defect that shows in one map alone stands out in the maximum, and drowns in a sum with the others' noise.
+    A defect that shows in one map alone stands out in the maximum, and drowns in a sum with the others' noise. Several
+    judges see the same defects, each with false alarms of its own, so their maxima are added: a patch that one of them
+    alone finds odd no longer outvotes the rest.
+
+    Args:
+      distances: of the method's maps.
+      scales: (k,) of them.
+      fusion: one of `FUSIONS`.
+      judges: see `Method.judges`; only "maximum" tells them apart.
     """
     scaled = distances / scales[:, None]
-    return scaled.max(-2) if fusion == "maximum" else scaled.sum(-2)
+    if fusion != "maximum":
+        return scaled.sum(-2)
+    ends = list(itertools.accumulate(judges or (scaled.shape[-2],)))
+    starts = [0, *ends[:-1]]
+    return sum(scaled[..., a:b, :].max(-2) for a, b in zip(starts, ends, strict=True))
 
 
 def calibrate(support: Float[np.ndarray, "s k n"], maps: Maps) -> Float[np.ndarray, " k"]:

@@ -72,6 +72,10 @@ def test_results_keep_the_contract(finished):
     episodes = results["episodes"]["2"]["knob"]
     assert len(episodes) == 11
     assert all(len(set(episode)) == 2 and episode[0].startswith("train/good/") for episode in episodes)
+    trainings = results["trainings"]["2"]["knob"]
+    assert all(training["loss"] < training["first_loss"] for training in trainings)
+    assert trainings[0]["trained_image_auroc"] == results["results"]["2"]["knob"]["image_auroc"][0]
+    assert [training.get("untrained_image_auroc") is None for training in trainings] == [False] + 9 * [True] + [False]
     timings = {"normals_s", "features_s", "compile_s", "train_s", "score_s", "metrics_s", "total_s"}
     assert set(results["timings"]) == timings
     assert results["settings"]["epochs"] == 8

@@ -61,6 +61,18 @@ def test_fusion_joins_maps_divided_by_their_scales_on_host_and_device(fusion, jo
     np.testing.assert_allclose(found, maps.upsample(expected[:1], (24, 24))[0], rtol=1e-6)
 
 
+def test_maxima_of_several_judges_are_added():
+    distances, scales = np.random.default_rng(0).random((2, 5, 16)), np.array([1.0, 2.0, 0.5, 1.0, 4.0])
+    scaled = distances / scales[:, None]
+    expected = scaled[:, :3].max(1) + scaled[:, 3:].max(1)
+    for array in (np.asarray, jnp.asarray):
+        found = scoring.fuse(array(distances), array(scales), "maximum", (3, 2))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(scoring.fuse(distances, scales, "sum", (3, 2)), scaled.sum(1))
+    maps = scoring.Maps(grid=4, input_size=24, sigma=1.0, fusion="maximum", judges=(3, 2))
+    np.testing.assert_allclose(maps.fused(distances[0], scales, (24, 24)), maps.upsample(expected[:1], (24, 24))[0])
+
+
 def test_scales_are_medians_of_maxima_over_good_parts_and_one_where_these_are_zero():
     maps, rng = scoring.Maps(grid=4, input_size=24, sigma=1.5), np.random.default_rng(0)
     support = rng.random((5, 3, 16)) * np.array([1.0, 20.0, 0.0])[:, None]

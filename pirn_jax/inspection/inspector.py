@@ -56,7 +56,7 @@ def compile_inspection(spec: Spec) -> Callable[..., Inspection]:
 
         def of_member(params: Any, scales: Array) -> Float[Array, "b n"]:
             distances = jax.vmap(lambda *of: scoring.patch_distances(method.score, params, Features(*of)))
-            return scoring.fuse(distances(values, masks), scales, maps.fusion)
+            return scoring.fuse(distances(values, masks), scales, maps.fusion, maps.judges)
 
         fused = jnp.mean(jax.vmap(of_member)(params, scales), axis=0).reshape(-1, maps.grid, maps.grid)
         rows, columns = scoring.operators(maps, size)

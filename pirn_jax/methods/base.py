@@ -63,6 +63,8 @@ class Method(NamedTuple):
       optimizer: direction of a step, which is multiplied by the learning rate; one object for equal transformations, so
         that compiled programs are found by it.
       precision: type that features are stored in, "float32" or "bfloat16".
+      judges: numbers of maps, in order, that each of several judges gives, where a method has more than one way to
+        compare; by `scoring.fuse` each judge's maximum counts. Empty for a single judge of all maps.
     """
 
     maps: tuple[str, ...]
@@ -74,6 +76,7 @@ class Method(NamedTuple):
     constants: Mapping[str, float] = MappingProxyType({})
     optimizer: optax.GradientTransformation = ADAM
     precision: str = "float32"
+    judges: tuple[int, ...] = ()
 
     def start(self, key: Array, support: Features) -> tuple[Params, Params]:
         """`init` with the constants laid over `fixed`."""

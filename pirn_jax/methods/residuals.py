@@ -26,12 +26,14 @@ class Comparison(NamedTuple):
       fit: `(rows (s, m, n, c), mask (s, n)) -> fitted`.
       distances: `(fitted, rows (m, n, c)) -> distances (k, n)`.
       forget: `(fitted, i) -> fitted` without what it holds of sample `i`.
+      judges: see `Method.judges`.
     """
 
     maps: tuple[str, ...]
     fit: Callable[[Float[Array, "s m n c"], Bool[Array, "s n"]], Any]
     distances: Callable[[Any, Float[Array, "m n c"]], Float[Array, "k n"]]
     forget: Callable[[Any, Array], Any] = forget_nothing
+    judges: tuple[int, ...] = ()
 
 
 def compare(form: str, modalities: tuple[str, ...], joint: bool = False) -> Comparison:
@@ -39,7 +41,7 @@ def compare(form: str, modalities: tuple[str, ...], joint: bool = False) -> Comp
 
     Args:
       form: "nearest", squared distances to the nearest row in units of its reach; "gaussian", the Mahalanobis distance
-        of each modality given the others; "both", the maps of one and of the other.
+        of each modality given the others; "both", the maps of one and of the other, two judges.
       modalities: names of the m modalities.
       joint: whether the nearest row is looked for in all modalities at once, too.
     """
@@ -63,6 +65,7 @@ def compare(form: str, modalities: tuple[str, ...], joint: bool = False) -> Comp
             [part.distances(of, rows) for part, of in zip(parts, fitted, strict=True)]
         ),
         lambda fitted, i: tuple(part.forget(of, i) for part, of in zip(parts, fitted, strict=True)),
+        tuple(len(part.maps) for part in parts),
     )
 
 
@@ -87,4 +90,5 @@ def scored(
     def forget(params: Params, i: Array) -> Params:
         return {**params, "good": comparison.forget(params["good"], i)}
 
-    return method._replace(maps=comparison.maps, score=score, finalize=finalize, forget=forget)
+    fitted = {"score": score, "finalize": finalize, "forget": forget}
+    return method._replace(maps=comparison.maps, judges=comparison.judges, **fitted)

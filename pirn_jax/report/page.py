@@ -58,6 +58,7 @@ def write_page(
         breakdowns=_breakdowns(results, shots[-1]) if shots else [],
         over_shots=charts.shots_svg(results) if len(shots) > 1 else "",
         training=charts.training_svgs(histories),
+        trainings=[(tables.shots_label(some), *tables.training_table(results, some)) for some in shots],
         galleries=[_gallery(gallery) for gallery in galleries],
         gradient=figures.heat_gradient(),
         settings={name: plain(value) for name, value in results["settings"].items()},

@@ -102,6 +102,20 @@ def group_rows(categories: Sequence[dict[str, Any]], metrics: Sequence[str]) -> 
     return rows
 
 
+def training_table(results: dict[str, Any], shots: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Names of what each training came to, and the categories, each with one `mean ± std` text a name.
+
+    Image AUROCs before and after training are those of the first seed. Both are empty where nothing was trained.
+    """
+    trainings = results.get("trainings", {}).get(shots, {})
+    names = list(dict.fromkeys(name for runs in trainings.values() for run in runs for name in run))
+    rows = [
+        (category, [score_text(*summarize([run[name] for run in runs if name in run])) for name in names])
+        for category, runs in trainings.items()
+    ]
+    return [name.replace("_", " ") for name in names], rows if names else []
+
+
 def interval_text(group: dict[str, Any], good: int) -> str:
     """Interval of the mean image AUROC of a kind of defect, `0.71 – 0.98`; see `intervals.auroc_interval`.
 

@@ -12,7 +12,7 @@ from pirn_jax import scoring
 from pirn_jax.data.problems import InputError
 from pirn_jax.methods.base import Method
 from pirn_jax.stopwatch import Stopwatch
-from pirn_jax.study import storage
+from pirn_jax.study import storage, symptoms
 from pirn_jax.study.data import Stage, StudyData
 from pirn_jax.study.evaluate_group import evaluate_group
 from pirn_jax.study.score_group import score_group
@@ -30,6 +30,7 @@ class FinishedGroup(NamedTuple):
       distances: each run's patch distances of its category's test samples, (samples, k, n).
       scales: by which each run's maps are divided before they are fused, (k,).
       evaluations: one dictionary a run, see `Evaluation.as_json`.
+      trainings: what each run's training came to, see `symptoms.summarise`.
       timings: seconds by name, of the process that trained it.
     """
 
@@ -37,6 +38,7 @@ class FinishedGroup(NamedTuple):
     distances: list[np.ndarray]
     scales: list[np.ndarray]
     evaluations: list[dict[str, Any]]
+    trainings: list[symptoms.Training]
     timings: dict[str, float]
 
 
@@ -137,7 +139,8 @@ def _load(schedule: Schedule, group: Group) -> FinishedGroup | None:
         return None
     arrays, facts = stored
     distances = schedule.data.unpad(group.runs, arrays["distances"])
-    return FinishedGroup(group.runs, distances, list(arrays["scales"]), facts["evaluations"], facts["timings"])
+    told = facts["evaluations"], facts.get("trainings", [{}] * len(group.runs)), facts["timings"]
+    return FinishedGroup(group.runs, distances, list(arrays["scales"]), *told)
 
 
 def _run(schedule: Schedule, programs: _Programs, group: Group) -> FinishedGroup:
@@ -145,6 +148,8 @@ def _run(schedule: Schedule, programs: _Programs, group: Group) -> FinishedGroup
     spec, data, stage, watch = schedule.spec, schedule.data, schedule.stage, schedule.watch
     before = dict(watch.seconds)
     checkpoint = storage.GroupCheckpoint(schedule.output, group.name, schedule.settings, schedule.checkpoint_seconds)
+    with watch.stage("score_s"):
+        untrained = _evaluate_untrained(schedule, programs, group)
     with watch.stage("train_s"):
         trained, history = train_group(group, data, programs.train, spec.recipe, stage, checkpoint)
     with watch.stage("score_s"):
@@ -154,14 +159,33 @@ def _run(schedule: Schedule, programs: _Programs, group: Group) -> FinishedGroup
         evaluations = evaluate_group(
             group.runs, group.title, distances, list(scored.scales), data, spec.maps, spec.metrics, stage
         )
+    trained_aurocs = [found["all"]["values"]["image_auroc"] for found in evaluations]
+    trainings = symptoms.summarise(history, trained_aurocs, untrained)
     timings = {key: value - before.get(key, 0.0) for key, value in watch.seconds.items()}
     facts = {
         "runs": group.runs,
         "metrics": [found["all"]["values"] for found in evaluations],
         "evaluations": evaluations,
+        "trainings": trainings,
         "timings": timings,
     }
+    history = {f"train_{name}": values for name, values in history.items()}
     arrays = {"distances": scored.distances, "scales": scored.scales, **history}
     storage.save_group(schedule.output, group.name, schedule.settings, host_params(group, trained), arrays, facts)
     checkpoint.remove()
-    return FinishedGroup(group.runs, distances, list(scored.scales), evaluations, timings)
+    return FinishedGroup(group.runs, distances, list(scored.scales), evaluations, trainings, timings)
+
+
+def _evaluate_untrained(schedule: Schedule, programs: _Programs, group: Group) -> dict[int, float | None]:
+    """Image AUROC before training of each category's first run in the group, by the run's index in it."""
+    spec, data = schedule.spec, schedule.data
+    if spec.recipe is None or not spec.recipe.epochs:
+        return {}
+    first = {run.category: i for i, run in reversed(list(enumerate(group.runs)))}
+    runs = [group.runs[i] for i in first.values()]
+    before = Group(group.name, runs, len(runs), f"{group.title}, untrained")
+    trained, _ = train_group(before, data, programs.train, dataclasses.replace(spec.recipe, epochs=0), schedule.stage)
+    scored = score_group(before, trained, data, programs.score, programs.support, spec.maps, schedule.stage)
+    distances, scales = data.unpad(runs, scored.distances), list(scored.scales)
+    found = evaluate_group(runs, before.title, distances, scales, data, spec.maps, spec.metrics, schedule.stage)
+    return {i: of["all"]["values"]["image_auroc"] for i, of in zip(first.values(), found, strict=True)}

@@ -13,6 +13,7 @@ import numpy as np
 from pirn_jax import __version__
 from pirn_jax.data.problems import InputError
 from pirn_jax.metrics import exact
+from pirn_jax.study import symptoms
 from pirn_jax.study.data import StudyData
 from pirn_jax.study.groups import FinishedGroup
 from pirn_jax.study.spec import Spec, shots_note
@@ -55,6 +56,7 @@ def collect(spec: Spec, settings: dict[str, Any], data: StudyData, groups: Seque
         return per_category(lambda runs: select([evaluated[run] for run in runs]))
 
     values = table(headline)
+    trainings = {run: of for group in groups for run, of in zip(group.runs, group.trainings, strict=True)}
     ids = {category: [record.id for record in split.train] for category, split in selection.splits.items()}
     return {
         "schema": SCHEMA,
@@ -66,6 +68,7 @@ def collect(spec: Spec, settings: dict[str, Any], data: StudyData, groups: Seque
         "more_results": table(more),
         "by_defect": table(by_defect),
         "by_size": table(by_size),
+        "trainings": per_category(lambda runs: [trainings[run] for run in runs]),
         "good_parts": {run.category: found["good_parts"] for run, found in evaluated.items()},
         "undefined": undefined({run.category: found for run, found in evaluated.items()}),
         "mean": {shots: means(of_shots) for shots, of_shots in values.items()},
@@ -74,7 +77,7 @@ def collect(spec: Spec, settings: dict[str, Any], data: StudyData, groups: Seque
         ),
         "timings": _timings(data.seconds, groups),
         "versions": versions(),
-        "notes": [note for note in (spec.encoder.note, shots_note(spec), *data.notes) if note],
+        "notes": [n for n in (spec.encoder.note, shots_note(spec), *data.notes, *symptoms.notes(trainings)) if n],
     }
 
 

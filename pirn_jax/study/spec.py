@@ -87,7 +87,7 @@ class Spec:
     @property
     def maps(self) -> scoring.Maps:
         """Upsampling of patch distances to anomaly maps."""
-        return scoring.Maps(self.grid, self.preparation.size, self.sigma, self.fusion)
+        return scoring.Maps(self.grid, self.preparation.size, self.sigma, self.fusion, self.build().judges)
 
     @property
     def modality_names(self) -> tuple[str, ...]:

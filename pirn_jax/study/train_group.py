@@ -55,7 +55,7 @@ def train_group(
         if programs.steps is None:
             jax.block_until_ready([parallel.pick(piece, lambda tree: tree) for piece in trained.params])
             advance(1)
-    return trained, {f"train_{name}": values[: len(group.runs)] for name, values in history.items()}
+    return trained, {name: values[: len(group.runs)] for name, values in history.items()}
 
 
 def host_params(group: Group, trained: train.Trained) -> Any:
