@@ -31,7 +31,10 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
         for modality in ("rgb", "geometry")
         for encoder in (pretrained.DEFAULT, "builtin", "lite0", "chroma", "builtin,lite0", "fpfh", "builtin,fpfh")
     ],
-    "lite": _each("encoder", "builtin,lite1,chroma", "builtin,lite2,chroma", start=_FINE),
+    "lite": [
+        *_each("encoder", "builtin,lite1,chroma", "builtin,lite2,chroma", start=_FINE),
+        *_each("encoder", "builtin,lite1,chroma", start={"grid": 28}),
+    ],
     "fusion": _each("fusion", "sum", "calibrated", "one_class", start=_PATCHCORE),
     "grid": [*_each("grid", 14, 28, start=_PATCHCORE), *_each("grid", 28)],
     "resolution": [_FINE, {**_FINE, "input_size": 336, "grid": 42}],

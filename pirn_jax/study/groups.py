@@ -148,7 +148,7 @@ def _run(schedule: Schedule, programs: _Programs, group: Group) -> FinishedGroup
     spec, data, stage, watch = schedule.spec, schedule.data, schedule.stage, schedule.watch
     before = dict(watch.seconds)
     checkpoint = storage.GroupCheckpoint(schedule.output, group.name, schedule.settings, schedule.checkpoint_seconds)
-    with watch.stage("score_s"):
+    with watch.stage("symptoms_s"):
         untrained = _evaluate_untrained(schedule, programs, group)
     with watch.stage("train_s"):
         trained, history = train_group(group, data, programs.train, spec.recipe, stage, checkpoint)

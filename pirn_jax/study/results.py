@@ -27,7 +27,7 @@ Evaluated = Mapping[str, Any]
 RESULTS = "results.json"
 _KEYS = {"dataset", "method", "encoder", "settings", "results", "mean", "episodes", "timings", "versions"}
 
-_OF_GROUPS = ("compile_s", "train_s", "score_s", "metrics_s")
+_OF_GROUPS = ("compile_s", "train_s", "score_s", "metrics_s", "symptoms_s")
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "ott-jax", "jraph", "orbax-checkpoint", "numpy", "scipy", "pillow")
 
