@@ -45,7 +45,7 @@ flags.DEFINE_enum(
     "fusion",
     "maximum",
     scoring.FUSIONS,
-    "Sum of maps; or sum, one-class sum, or maximum of maps divided by what good parts reach.",
+    "Sum of maps; or sum, one-class sum, or maximum, of each judge, of maps divided by what good parts reach.",
 )
 flags.DEFINE_string("output_dir", None, "Where results go; by default outputs/ and the name of the study.")
 flags.DEFINE_float("checkpoint_minutes", 2.0, "Least time between checkpoints within a group of runs.", lower_bound=0.0)
