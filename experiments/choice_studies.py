@@ -25,15 +25,15 @@ def _each(name: str, *values: Any, start: Mapping[str, Any] = MappingProxyType({
 
 STUDIES: dict[str, list[dict[str, Any]]] = {
     "background": [*_each("background", "keep", start=_PATCHCORE), *_each("background", "keep")],
-    "encoders": _each("encoder", "builtin", "lite0", "chroma", "builtin,lite0", start=_PATCHCORE),
+    "encoders": _each("encoder", "builtin", "lite1", "chroma", "builtin,lite1", start=_PATCHCORE),
     "modality_encoders": [
         {**_PATCHCORE, "modalities": (modality,), "encoder": encoder}
         for modality in ("rgb", "geometry")
-        for encoder in (pretrained.DEFAULT, "builtin", "lite0", "chroma", "builtin,lite0", "fpfh", "builtin,fpfh")
+        for encoder in (pretrained.DEFAULT, "builtin", "lite1", "chroma", "builtin,lite1", "fpfh", "builtin,fpfh")
     ],
     "lite": [
-        *_each("encoder", "builtin,lite1,chroma", "builtin,lite2,chroma", start=_FINE),
-        *_each("encoder", "builtin,lite1,chroma", start={"grid": 28}),
+        *_each("encoder", "builtin,lite0,chroma", "builtin,lite2,chroma", start=_FINE),
+        *_each("encoder", "builtin,lite0,chroma", start={"grid": 28}),
     ],
     "fusion": _each("fusion", "sum", "calibrated", "one_class", start=_PATCHCORE),
     "grid": [*_each("grid", 14, 28, start=_PATCHCORE), *_each("grid", 28)],

@@ -132,7 +132,7 @@ LITE_SHA256 = {
 NAMES = ("random", "builtin", *CATALOGUE, *LITE_SHA256, *_CLASSICAL)
 """What `load` knows by name."""
 
-DEFAULT = "builtin,lite0,chroma"
+DEFAULT = "builtin,lite1,chroma"
 """Encoders that studies take unless others are asked for."""
 
 

@@ -1,8 +1,9 @@
 """Groups of runs and their order: each is trained, scored, evaluated and saved, by one of the processes."""
 
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -176,6 +177,12 @@ def _run(schedule: Schedule, programs: _Programs, group: Group) -> FinishedGroup
     return FinishedGroup(group.runs, distances, list(scored.scales), evaluations, trainings, timings)
 
 
+def _hidden(title: str, total: int) -> contextlib.AbstractContextManager[Callable[..., None]]:
+    """A stage that shows nothing."""
+    del title, total
+    return contextlib.nullcontext(lambda *done: None)
+
+
 def _evaluate_untrained(schedule: Schedule, programs: _Programs, group: Group) -> dict[int, float | None]:
     """Image AUROC before training of each category's first run in the group, by the run's index in it."""
     spec, data = schedule.spec, schedule.data
@@ -183,9 +190,12 @@ def _evaluate_untrained(schedule: Schedule, programs: _Programs, group: Group) -
         return {}
     first = {run.category: i for i, run in reversed(list(enumerate(group.runs)))}
     runs = [group.runs[i] for i in first.values()]
-    before = Group(group.name, runs, len(runs), f"{group.title}, untrained")
-    trained, _ = train_group(before, data, programs.train, dataclasses.replace(spec.recipe, epochs=0), schedule.stage)
-    scored = score_group(before, trained, data, programs.score, programs.support, spec.maps, schedule.stage)
-    distances, scales = data.unpad(runs, scored.distances), list(scored.scales)
-    found = evaluate_group(runs, before.title, distances, scales, data, spec.maps, spec.metrics, schedule.stage)
+    before = group._replace(runs=runs, size=len(runs))
+    with schedule.stage(f"detection before training {group.title}", 1) as advance:
+        recipe = dataclasses.replace(spec.recipe, epochs=0)
+        trained, _ = train_group(before, data, programs.train, recipe, _hidden)
+        scored = score_group(before, trained, data, programs.score, programs.support, spec.maps, _hidden)
+        distances, scales = data.unpad(runs, scored.distances), list(scored.scales)
+        found = evaluate_group(runs, group.title, distances, scales, data, spec.maps, spec.metrics, _hidden)
+        advance(1)
     return {i: of["all"]["values"]["image_auroc"] for i, of in zip(first.values(), found, strict=True)}
