@@ -66,6 +66,35 @@ def softmax_plan(cost: Array, epsilon: float) -> Array:
     return np.array([softmax(-row / epsilon) / len(cost) for row in float64(cost)])
 
 
+def sigmoid_plan(cost: Array, epsilon: float) -> Array:
+    """Plan (n, k) of sigmoid attention with the bias -log k, every row divided by its sum and by n."""
+    n, k = np.shape(cost)
+    weights = sigmoid((1.0 - float64(cost)) / epsilon - np.log(k))
+    return np.array([row / np.sum(row) / n for row in weights])
+
+
+def linear_plan(z: Array, p: Array) -> Array:
+    """Plan (n, k) of linear attention: inner products of elu + 1 of rows of unit mean square, rows divided as above."""
+
+    def feature(x: Array) -> Array:
+        x = x / np.sqrt(np.mean(x * x))
+        return np.where(x > 0, x + 1.0, np.exp(np.minimum(x, 0.0)))
+
+    z, p = float64((z, p))
+    weights = np.array([[np.sum(feature(z_n) * feature(p_k)) for p_k in p] for z_n in z])
+    return np.array([row / np.sum(row) / len(z) for row in weights])
+
+
+def nearest_plan(cost: Array, count: int) -> Array:
+    """Weights (n, k) of top-k averaging: the same for the patches nearest to each prototype, none for all others."""
+    n, k = np.shape(cost)
+    plan = np.zeros((n, k))
+    for j in range(k):
+        chosen = sorted(range(n), key=lambda i: cost[i][j])[:count]
+        plan[chosen, j] = 1.0 / len(chosen) / k
+    return plan
+
+
 def contexts(plan: Array, z: Array) -> Array:
     """Contexts (k, c) of Eq. 3: for each prototype the mean of the patches, weighted by its column of the plan."""
     plan, z = float64((plan, z))
@@ -176,8 +205,13 @@ def inject(weights: dict, gamma: float, z: Array, z_bpa: Array, p_other: Array, 
 
 
 def refine(weights: dict, z: Array, p: Array, settings: dict) -> Array:
-    """Prototypes (k, c) after APR (lines 8 to 10) of one modality, whose plan is always a transport."""
-    plan = sinkhorn(cosine_cost(z, p), settings["epsilon"], settings["iterations"])
+    """Prototypes (k, c) after APR (lines 8 to 10) of one modality, with contexts by transport or as in Table 4."""
+    if settings["contexts"] == "mean":
+        plan = np.ones((len(z), len(p)))
+    elif settings["contexts"] == "nearest":
+        plan = nearest_plan(cosine_cost(z, p), settings["context_patches"])
+    else:
+        plan = sinkhorn(cosine_cost(z, p), settings["epsilon"], settings["iterations"])
     return gru(weights, p, contexts(plan, z))
 
 
@@ -188,8 +222,12 @@ def assign(z: Array, p: Array, settings: dict) -> Array:
         plan = sinkhorn(cost, settings["epsilon"], settings["iterations"])
     elif settings["assignment"] == "softmax":
         plan = softmax_plan(cost, settings["epsilon"])
+    elif settings["assignment"] == "sigmoid":
+        plan = sigmoid_plan(cost, settings["epsilon"])
+    elif settings["assignment"] == "linear":
+        plan = linear_plan(z, p)
     else:
-        raise ValueError(f"unknown assignment {settings['assignment']!r}: expected 'transport' or 'softmax'")
+        raise ValueError(f"unknown assignment {settings['assignment']!r}")
     return reconstruct(plan, p, settings["plan_scale"])
 
 

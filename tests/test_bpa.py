@@ -142,6 +142,48 @@ def test_softmax_plan_is_the_reference_and_not_balanced():
     assert np.ptp(plan.sum(0)) > 0.05
 
 
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("mask", [WHOLE, MASK])
+def test_plans_of_other_attentions_are_the_reference_and_not_balanced(mask):
+    z, p = patches_and_prototypes()
+    cost = reference.cosine_cost(z, p)
+    plans = bpa.sigmoid_plan(jnp.array(cost), mask, 0.05), bpa.linear_plan(jnp.array(z), jnp.array(p), mask)
+    expected = reference.sigmoid_plan(cost[mask], 0.05), reference.linear_plan(z[mask], p)
+    for plan, by_loops in zip(plans, expected, strict=True):
+        np.testing.assert_allclose(plan[mask], by_loops, atol=1e-9)
+        assert (plan[~mask] == 0).all()
+        assert bpa.column_error(plan) > 0.02
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("mask", [WHOLE, MASK])
+@pytest.mark.parametrize("count", [1, 4, 99])
+def test_contexts_of_the_nearest_patches_are_the_reference(count, mask):
+    z, p = patches_and_prototypes()
+    cost = reference.cosine_cost(z, p)
+    plan = bpa.nearest_plan(jnp.array(cost), mask, count)
+    expected = reference.nearest_plan(cost[mask], count)
+    np.testing.assert_allclose(plan[mask], expected, atol=1e-9)
+    found = bpa.contexts(plan, jnp.array(z))
+    np.testing.assert_allclose(found, reference.contexts(expected, z[mask]), atol=1e-7)
+    if count == 99:
+        np.testing.assert_allclose(found, bpa.contexts(bpa.mean_plan(mask, K), jnp.array(z)), atol=1e-7)
+
+
+@pytest.mark.parametrize("plan_of_cost", [bpa.softmax_plan, bpa.sigmoid_plan])
+def test_far_prototypes_and_a_small_epsilon_leave_plans_finite(plan_of_cost):
+    plan = plan_of_cost(jnp.array([[2.0, 1.99], [0.0, 2.0]]), jnp.ones(2, bool), 0.002)
+    np.testing.assert_allclose(plan.sum(1), 0.5, rtol=1e-6)
+
+
+def test_the_column_error_falls_with_iterations():
+    cost = jnp.array(reference.cosine_cost(*patches_and_prototypes()), jnp.float32)
+    errors = [float(bpa.column_error(plan_of(cost, WHOLE, 0.05, count))) for count in (1, 10, 300)]
+    assert errors[0] > 0.2 > errors[1] > errors[2]
+    assert errors[2] < 1e-3
+    np.testing.assert_allclose(bpa.column_error(jnp.array([[0.5, 0.0], [0.25, 0.25]])), 0.5)
+
+
 def test_unknown_scale_is_refused_with_the_choices():
     with pytest.raises(ValueError, match="unknown plan scale 'columns'; choose one of rows, literal"):
         bpa.reconstruct(jnp.ones((2, 2)), jnp.ones((2, 3)), "columns")

@@ -42,6 +42,10 @@ FORMS = {
     "stop_gradient": {"injection": "stop_gradient"},
     "bottleneck": {"injection": "bottleneck"},
     "dropout": {"injection": "dropout"},
+    "sigmoid": {"assignment": "sigmoid"},
+    "linear": {"assignment": "linear"},
+    "mean": {"contexts": "mean"},
+    "nearest": {"contexts": "nearest", "context_patches": 3},
     "layer_prototypes": {"layer_prototypes": True, "num_layers": 2},
 }
 
@@ -345,6 +349,7 @@ def test_gates_and_use_of_prototypes_are_told_with_the_loss(mnc):
     np.testing.assert_allclose(loss, (told["loss_rgb"] + told["loss_normals"]) / 2, rtol=1e-6)
     assert all(1 / config.num_prototypes <= told[f"prototype_use_{m}"] <= 1 for m in BOTH)
     assert told["prototype_use_rgb"] != told["prototype_use_normals"]
+    assert all(0 < told[f"column_error_{m}"] < 1 for m in BOTH)
     assert ("gate_rgb" in told) == mnc
     if mnc:
         np.testing.assert_allclose(told["gate_rgb"], (np.tanh(0.1) + np.tanh(0.3)) / 2, rtol=1e-6)

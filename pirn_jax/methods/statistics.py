@@ -7,11 +7,12 @@ from jaxtyping import Array, Bool, Float
 
 
 def root_mean_square(values: Float[Array, "s m *groups n c"], mask: Bool[Array, "s n"]) -> Float[Array, " m"]:
-    """Root mean square of each modality's channels."""
+    """Root mean square of each modality's channels, 1 where these are all zero: a scale to divide by."""
     samples, patches = mask.shape
     shown = mask.reshape(samples, *[1] * (values.ndim - 3), patches, 1)
     squares = jnp.sum(jnp.where(shown, values**2, 0.0), axis=(0, *range(2, values.ndim)))
-    return jnp.sqrt(squares / (jnp.sum(mask) * (math.prod(values.shape[2:]) // patches)))
+    scale = jnp.sqrt(squares / (jnp.sum(mask) * (math.prod(values.shape[2:]) // patches)))
+    return jnp.where(scale > 0, scale, 1.0)
 
 
 def in_units(values: Float[Array, "*batch m g n c"], scale: Float[Array, " m"]) -> Float[Array, "*batch m g n c"]:

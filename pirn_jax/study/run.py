@@ -67,7 +67,9 @@ def run_all(
     first = next(iter(specs.values()))
     selection = data.select(first, splits, stage)
     settings = {output: selection.describe(spec) for output, spec in specs.items()}
-    shared = {key: value for key, value in selection.describe(first).items() if key not in first.hyperparameters()}
+    # Which of them are not the paper's follows from their values.
+    free = {*first.hyperparameters(), "our_choices"}
+    shared = {key: value for key, value in selection.describe(first).items() if key not in free}
     for output, described in settings.items():
         other = [name for name, value in shared.items() if described[name] != value]
         if other:

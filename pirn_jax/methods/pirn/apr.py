@@ -11,6 +11,8 @@ from pirn_jax.methods.pirn import bpa
 from pirn_jax.methods.pirn.patches import Patches
 from pirn_jax.methods.pirn.precision import product
 
+CONTEXTS = ("transport", "mean", "nearest")
+
 
 def gru(weights: Mapping[str, Array], p: Float[Array, "k c"], context: Float[Array, "k c"]) -> Float[Array, "k c"]:
     """Gated update of prototypes by their contexts (appendix, Eqs. 5-8).
@@ -38,10 +40,15 @@ class Refinement(nn.Module):
     """Transport, contexts and gated update of one modality's prototypes (Algorithm 1, lines 8-10).
 
     Attributes:
+      contexts: patches that make a prototype's context: by "transport" (Eq. 3), or as the paper's Table 4 compares, the
+        "mean" of all or of the "nearest".
+      nearest: how many of these.
       iterations: Sinkhorn iterations.
       log_domain: how they are done, see `bpa.transport_plan`.
     """
 
+    contexts: str
+    nearest: int
     iterations: int
     log_domain: bool
 
@@ -55,5 +62,11 @@ class Refinement(nn.Module):
         for name in ("update", "reset", "candidate"):
             weights[name] = self.param(name, nn.initializers.lecun_normal(), (2 * channels, channels))
             weights[f"{name}_bias"] = self.param(f"{name}_bias", nn.initializers.zeros, (channels,))
-        plan = bpa.transport_plan(bpa.cosine_cost(z, p), mask, epsilon, self.iterations, self.log_domain)
+        if self.contexts == "mean":
+            plan = bpa.mean_plan(mask, len(p))
+        elif self.contexts == "nearest":
+            plan = bpa.nearest_plan(bpa.cosine_cost(z, p), mask, self.nearest)
+        else:
+            plan = bpa.transport_plan(bpa.cosine_cost(z, p), mask, epsilon, self.iterations, self.log_domain)
+            self.sow("diagnostics", "column_error", bpa.column_error(plan))
         return gru(weights, p, bpa.contexts(plan, z))

@@ -13,6 +13,7 @@ from ott.geometry import geometry
 from pirn_jax.methods.losses import unit
 from pirn_jax.methods.pirn import patches
 from pirn_jax.methods.pirn.patches import Factored, Patches
+from pirn_jax.methods.pirn.precision import product
 
 PLAN_SCALES = ("rows", "literal")
 
@@ -146,10 +147,63 @@ def prototype_use(plan: Float[Array, "n k"]) -> Float[Array, ""]:
     return jnp.exp(entropy) / k
 
 
+def column_error(plan: Float[Array, "n k"]) -> Float[Array, ""]:
+    """Largest relative error of a column sum, `max_k |k sum_n T_nk - 1|`: 0 where Sinkhorn has converged."""
+    return jnp.max(jnp.abs(plan.shape[1] * plan.sum(0) - 1.0))
+
+
 def softmax_plan(cost: Float[Array, "n k"], mask: Bool[Array, " n"], epsilon: Epsilon) -> Float[Array, "n k"]:
     """The unbalanced assignment that the paper ablates: a softmax per patch of the part, columns free."""
     rows, _ = marginals(mask, cost.shape[1])
     return jax.nn.softmax(-cost / epsilon, axis=1) * rows.astype(cost.dtype)[:, None]
+
+
+def sigmoid_plan(cost: Float[Array, "n k"], mask: Bool[Array, " n"], epsilon: Epsilon) -> Float[Array, "n k"]:
+    """Assignment by sigmoid attention, `sigmoid(cos / epsilon - log k)` (Ramapuram et al., 2024); columns free.
+
+    The paper names it without an equation. Prototypes do not compete, as they do in a softmax; each patch's weights are
+    then divided by their sum, so that its row has the mass of every other plan's (our choice).
+    """
+    rows, _ = marginals(mask, cost.shape[1])
+    weights = jax.nn.log_sigmoid((1.0 - cost) / epsilon - jnp.log(cost.shape[1]))
+    # The quotient by the sum, which underflows where no prototype is near, is a softmax of logarithms.
+    return jax.nn.softmax(weights, axis=1) * rows.astype(cost.dtype)[:, None]
+
+
+def linear_plan(z: Patches, p: Float[Array, "k c"], mask: Bool[Array, " n"]) -> Float[Array, "n k"]:
+    """Assignment by linear attention, `phi(z) phi(p)^T` with `phi = elu + 1` (Katharopoulos et al., 2020).
+
+    The paper names it without an equation. Patches and prototypes are scaled to unit mean square, so that it does not
+    depend on their lengths, as no other assignment does (our choice); each row is divided by its sum.
+    """
+
+    def phi(x: Float[Array, "rows c"]) -> Float[Array, "rows c"]:
+        return jax.nn.elu(unit(x) * x.shape[-1] ** 0.5) + 1.0
+
+    rows, _ = marginals(mask, len(p))
+    weights = product(phi(patches.dense(z)), phi(p).T)
+    return weights / weights.sum(1, keepdims=True) * rows.astype(weights.dtype)[:, None]
+
+
+def mean_plan(mask: Bool[Array, " n"], k: int) -> Float[Array, "n k"]:
+    """Weights of global averaging (Table 4): all patches of the part alike, so all prototypes have one context."""
+    rows, columns = marginals(mask, k)
+    return rows[:, None] * columns
+
+
+def nearest_plan(cost: Float[Array, "n k"], mask: Bool[Array, " n"], count: int) -> Float[Array, "n k"]:
+    """Weights of top-k averaging (Table 4): of each prototype its nearest patches of the part, all alike.
+
+    Args:
+      cost: cosine distances.
+      mask: patches that show the part.
+      count: how many are averaged; all where the part has fewer.
+    """
+    n, k = cost.shape
+    _, nearest = jax.lax.top_k(jnp.where(mask[:, None], -cost, -jnp.inf).T, min(count, n))
+    chosen = jnp.zeros((k, n), cost.dtype).at[jnp.arange(k)[:, None], nearest].set(1.0).T
+    chosen = jnp.where(mask[:, None], chosen, 0.0)
+    return chosen / jnp.maximum(chosen.sum(0), 1.0) / k
 
 
 def contexts(plan: Float[Array, "n k"], z: Patches) -> Float[Array, "k c"]:

@@ -16,7 +16,7 @@ from pirn_jax.methods.base import our_choice
 from pirn_jax.methods.pirn import apr, bpa, mnc, patches, precision, prototypes
 from pirn_jax.methods.pirn.patches import Factored, Patches, PatchesOfBoth
 
-ASSIGNMENTS = ("transport", "softmax")
+ASSIGNMENTS = ("transport", "softmax", "linear", "sigmoid")
 SCORES = ("cosine", *residuals.COMPARISONS)
 TOKENS = ("scale", "length", "standardise")
 
@@ -36,9 +36,12 @@ class Config:
         choice); "length", each patch by its own; "standardise", each channel by its mean and deviation.
       epsilon: entropy of the transport plan, in units of the cosine distance (our choice).
       sinkhorn_iterations: iterations of each solve (our choice).
-      assignment: "transport", or "softmax", the ablation of BPA.
+      assignment: "transport", or of patches alone "softmax", "linear" or "sigmoid", the ablations of BPA.
       plan_scale: "rows" (our choice), or "literal", Eq. 2 as printed; see `bpa.reconstruct`.
       apr: whether prototypes are refined on each sample; off is the ablation of APR.
+      contexts: patches that a prototype is refined by, "transport" of them all, their "mean", or the mean of the
+        "nearest".
+      context_patches: how many these are (our choice).
       mnc: whether modalities communicate; off is the ablation of MNC.
       injection: "query_only" (our choice); or "paper", Eq. 5 as printed, "stop_gradient", "bottleneck", "dropout"; see
         `mnc.Injection`.
@@ -68,6 +71,8 @@ class Config:
     assignment: str = "transport"
     plan_scale: str = our_choice("rows")
     apr: bool = True
+    contexts: str = "transport"
+    context_patches: int = our_choice(10)
     mnc: bool = True
     injection: str = "query_only"
     neighbours: int = our_choice(3)
@@ -89,6 +94,7 @@ class Config:
         for name, choices in (
             ("assignment", ASSIGNMENTS),
             ("plan_scale", bpa.PLAN_SCALES),
+            ("contexts", apr.CONTEXTS),
             ("injection", mnc.INJECTIONS),
             ("prototype_start", prototypes.STARTS),
             ("tokens", TOKENS),
@@ -97,7 +103,8 @@ class Config:
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
-        for name in ("num_prototypes", "num_layers", "epsilon", "sinkhorn_iterations", "neighbours", "heads"):
+        positive = "num_prototypes", "num_layers", "epsilon", "sinkhorn_iterations", "context_patches"
+        for name in (*positive, "neighbours", "heads"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
         if not math.isfinite(self.gate_init):
@@ -108,10 +115,25 @@ class Config:
             raise ValueError(f"neighbours={self.neighbours} exceeds num_prototypes={self.num_prototypes}")
 
 
+def assignment(
+    config: Config, z: Patches, p: Float[Array, "k c"], mask: Bool[Array, " n"], epsilon: bpa.Epsilon
+) -> Float[Array, "n k"]:
+    """Plan of BPA in one of the forms `ASSIGNMENTS`; rows of the part share its mass equally."""
+    if config.assignment == "linear":
+        return bpa.linear_plan(z, p, mask)
+    cost = bpa.cosine_cost(z, p)
+    if config.assignment == "softmax":
+        return bpa.softmax_plan(cost, mask, epsilon)
+    if config.assignment == "sigmoid":
+        return bpa.sigmoid_plan(cost, mask, epsilon)
+    return bpa.transport_plan(cost, mask, epsilon, config.sinkhorn_iterations, config.log_domain)
+
+
 def _per_modality(module: type[nn.Module], in_axes: tuple[int | None, ...]) -> type[nn.Module]:
     """The module with separate weights for each modality, mapped over the leading axis of its inputs that have 0."""
     axes: Any = in_axes
-    return nn.vmap(module, in_axes=axes, variable_axes={"params": 0}, split_rngs={"params": True, "dropout": True})
+    variables = {"params": 0, "diagnostics": 0}
+    return nn.vmap(module, in_axes=axes, variable_axes=variables, split_rngs={"params": True, "dropout": True})
 
 
 class DecoderLayer(nn.Module):
@@ -131,9 +153,12 @@ class DecoderLayer(nn.Module):
         config = self.config
         if config.apr:
             refine = _per_modality(apr.Refinement, (0, 0, None, None))
-            p = refine(config.sinkhorn_iterations, config.log_domain, name="refine")(z, p, mask, epsilon)
-        z_bpa, use = jax.vmap(self._assign, (0, 0, None, None))(z, p, mask, epsilon)
+            how = config.contexts, config.context_patches, config.sinkhorn_iterations, config.log_domain
+            p = refine(*how, name="refine")(z, p, mask, epsilon)
+        z_bpa, use, error = jax.vmap(self._assign, (0, 0, None, None))(z, p, mask, epsilon)
         self.sow("diagnostics", "use", use)
+        if config.assignment == "transport":
+            self.sow("diagnostics", "column_error", error)
         if not config.mnc:
             return z_bpa, p
         align = mnc.Alignment(config.neighbours, config.heads, config.gat_residual, config.gat_self_edges, name="align")
@@ -143,14 +168,10 @@ class DecoderLayer(nn.Module):
 
     def _assign(
         self, z: Patches, p: Float[Array, "k c"], mask: Bool[Array, " n"], epsilon: bpa.Epsilon
-    ) -> tuple[Factored, Float[Array, ""]]:
-        config = self.config
-        cost = bpa.cosine_cost(z, p)
-        if config.assignment == "softmax":
-            plan = bpa.softmax_plan(cost, mask, epsilon)
-        else:
-            plan = bpa.transport_plan(cost, mask, epsilon, config.sinkhorn_iterations, config.log_domain)
-        return bpa.reconstruct(plan, p, config.plan_scale), bpa.prototype_use(plan)
+    ) -> tuple[Factored, Float[Array, ""], Float[Array, ""]]:
+        """Z_bpa, and the use and the column error of the plan."""
+        plan = assignment(self.config, z, p, mask, epsilon)
+        return bpa.reconstruct(plan, p, self.config.plan_scale), bpa.prototype_use(plan), bpa.column_error(plan)
 
 
 class Decoder(nn.Module):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from pirn_jax.methods import base, losses, residuals, statistics
 from pirn_jax.methods.base import Features, Method, Params
 from pirn_jax.methods.pirn import bpa, patches, precision, prototypes
-from pirn_jax.methods.pirn.decoder import Config, Decoder
+from pirn_jax.methods.pirn.decoder import Config, Decoder, DecoderLayer, assignment
 
 
 def build(config: Config, modalities: tuple[str, ...]) -> Method:
@@ -40,31 +40,68 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
     return shared._replace(constants={"epsilon": config.epsilon})
 
 
+def _unscaled(config: Config, features: Features, fixed: Params) -> Float[Array, "*batch 2 n c"]:
+    """Features as `config.tokens` has them, but for their scale."""
+    values = jnp.mean(precision.rounded(features.values, config.precision), axis=-3)
+    if config.tokens == "length":
+        return losses.unit(values) * values.shape[-1] ** 0.5
+    if config.tokens == "standardise":
+        return (values - fixed["mean"][:, None]) / fixed["deviation"][:, None]
+    return values
+
+
+def tokens(config: Config, features: Features, fixed: Params) -> Float[Array, "*batch 2 n c"]:
+    """Input and target of the decoder: features as `config.tokens` has them."""
+    return _unscaled(config, features, fixed) / fixed["scale"][:, None, None]
+
+
+class Trace(NamedTuple):
+    """Patches of a sample on their way through the decoder; `l` layers, `k` prototypes.
+
+    Attributes:
+      before: the decoder's input.
+      after: what its last layer rebuilt.
+      prototypes: of each layer, refined on the sample.
+      plan: of the first layer's BPA.
+    """
+
+    before: Float[Array, "2 n c"]
+    after: Float[Array, "2 n c"]
+    prototypes: Float[Array, "l 2 k c"]
+    plan: Float[Array, "2 n k"]
+
+
+def trace(config: Config, learned: Params, fixed: Params, features: Features) -> Trace:
+    """One sample followed through the decoder, for figures."""
+    before = tokens(config, features, fixed)
+    rebuilt, kept = Decoder(config).apply(
+        {"params": learned},
+        before,
+        features.mask,
+        fixed["epsilon"],
+        capture_intermediates=lambda module, _: isinstance(module, DecoderLayer),
+        mutable=["intermediates"],
+    )
+    layers = [kept["intermediates"][f"layer_{i}"]["__call__"][0] for i in range(config.num_layers)]
+    refined = jnp.stack([p for _, p in layers])
+    assign = functools.partial(assignment, config)
+    plan = jax.vmap(assign, (0, 0, None, None))(before, refined[0], features.mask, fixed["epsilon"])
+    return Trace(before, jax.vmap(patches.dense)(rebuilt), refined, plan)  # pyright: ignore
+
+
 @functools.lru_cache
 def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
     """PIRN but for its constants; the same objects for equal arguments."""
     decoder = Decoder(config)
 
-    def prepare(features: Features, fixed: Params) -> Float[Array, "*batch 2 n c"]:
-        """Features as `config.tokens` has them, but for their scale."""
-        values = jnp.mean(precision.rounded(features.values, config.precision), axis=-3)
-        if config.tokens == "length":
-            return losses.unit(values) * values.shape[-1] ** 0.5
-        if config.tokens == "standardise":
-            return (values - fixed["mean"][:, None]) / fixed["deviation"][:, None]
-        return values
-
-    def tokens(features: Features, fixed: Params) -> Float[Array, "*batch 2 n c"]:
-        return prepare(features, fixed) / fixed["scale"][:, None, None]
-
     def rebuild(
         learned: Params, fixed: Params, features: Features, key: Array | None = None
-    ) -> tuple[losses.Products, Float[Array, "2"]]:
-        """Products of patches and rebuilt ones, and the share of prototypes in use, the mean of all layers.
+    ) -> tuple[losses.Products, dict[str, Float[Array, "2"]]]:
+        """Products of patches and rebuilt ones, and what the transport plans tell, see `_told`.
 
         The key is that of a training step's dropout.
         """
-        scaled = tokens(features, fixed)
+        scaled = tokens(config, features, fixed)
         rebuilt, sown = decoder.apply(
             {"params": learned},
             scaled,
@@ -74,14 +111,14 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
             mutable=["diagnostics"],
         )
         compared = losses.products(scaled, rebuilt, jax.vmap(patches.paired))
-        return compared, jnp.mean(jnp.stack(jax.tree.leaves(sown)), axis=0)
+        return compared, _told(sown["diagnostics"])
 
     def init(key: Array, support: Features) -> tuple[Params, Params]:
         fixed = {}
         if config.tokens == "standardise":
             raw = jnp.mean(support.values.astype(jnp.float32), axis=-3)
             fixed["mean"], fixed["deviation"] = statistics.moments(raw, support.mask)
-        values = prepare(support, fixed)
+        values = _unscaled(config, support, fixed)
         fixed["scale"] = statistics.root_mean_square(values, support.mask)
         scaled = values / fixed["scale"][:, None, None]
         learned = decoder.init(key, scaled[0], support.mask[0], config.epsilon)["params"]
@@ -100,10 +137,11 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
 
     def loss(learned: Params, fixed: Params, batch: Features, key: Array) -> tuple[Float[Array, ""], dict[str, Array]]:
         keys = jax.random.split(key, len(batch.mask))
-        compared, use = jax.vmap(lambda *of: rebuild(learned, fixed, *of))(batch, keys)
+        compared, told = jax.vmap(lambda *of: rebuild(learned, fixed, *of))(batch, keys)
         mined = functools.partial(losses.soft_mining, exponent=config.mining_exponent)
         per_modality = jax.vmap(mined, in_axes=(1, None))(compared, batch.mask)
-        values = {"loss": per_modality, "prototype_use": jnp.mean(use, axis=0)} | _gates(learned)
+        told = {name: jnp.mean(of_samples, axis=0) for name, of_samples in told.items()}
+        values = {"loss": per_modality, **told} | _gates(learned)
         named = {f"{name}_{m}": value[i] for name, value in values.items() for i, m in enumerate(modalities)}
         return jnp.mean(per_modality), named
 
@@ -113,7 +151,7 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
 
     def leave(learned: Params, fixed: Params, features: Features) -> Float[Array, "2 n c"]:
         """Residual of each patch: the difference of the unit vectors of patch and rebuilt patch."""
-        scaled = tokens(features, fixed)
+        scaled = tokens(config, features, fixed)
         rebuilt: Any = decoder.apply({"params": learned}, scaled, features.mask, fixed["epsilon"])
         return losses.unit(scaled) - losses.unit(jax.vmap(patches.dense)(rebuilt))
 
@@ -121,6 +159,21 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
     if config.score == "cosine":
         return found
     return residuals.scored(found, leave, residuals.compare(config.score, modalities, config.joint))
+
+
+def _told(diagnostics: Any) -> dict[str, Float[Array, "2"]]:
+    """Of each modality the share of prototypes in use, the mean of all layers, and Sinkhorn's largest column error.
+
+    The error is that of all plans of all layers, of APR and of BPA; without any plan by transport there is none.
+    """
+    sown: dict[str, list[Array]] = {}
+    for path, value in jax.tree_util.tree_leaves_with_path(diagnostics):
+        (name,) = {key.key for key in path if isinstance(key, jax.tree_util.DictKey)} & {"use", "column_error"}
+        sown.setdefault(name, []).append(value)
+    told = {"prototype_use": jnp.mean(jnp.stack(sown["use"]), axis=0)}
+    if "column_error" in sown:
+        told["column_error"] = jnp.max(jnp.stack(sown["column_error"]), axis=0)
+    return told
 
 
 def _gates(learned: Params) -> dict[str, Float[Array, "2"]]:
