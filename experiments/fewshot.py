@@ -15,18 +15,20 @@ import re
 from absl import app, flags
 
 from experiments import builtin_parts, hyperparameters, metric_settings, processes
+from experiments import plan as plan_text
 from pirn_jax import cache, features, scoring
 from pirn_jax.data import procedural
 from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Splits
 from pirn_jax.encoders import pretrained
 from pirn_jax.report import finished, gallery, pictures, sweep, tables, tracking
-from pirn_jax.study import grid, groups, results, run, storage
+from pirn_jax.study import data, grid, groups, memory, plan, results, run, storage
 from pirn_jax.study.spec import MODALITIES, Spec
 from pirn_jax.training import parallel
+from pirn_jax.training.episodes import ALL, Shots, most
 from tools import console, dataset_flags
 
-flags.DEFINE_list("shots", ["10"], "Numbers of good parts to learn from.")
+flags.DEFINE_list("shots", ["10"], "Numbers of good parts to learn from; all for every one of a category.")
 flags.DEFINE_integer("seeds", 10, "How many random draws of the good parts.", lower_bound=1)
 flags.DEFINE_string(
     "encoder",
@@ -47,11 +49,25 @@ flags.DEFINE_enum(
     scoring.FUSIONS,
     "Sum of maps; or sum, one-class sum, or maximum, of each judge, of maps divided by what good parts reach.",
 )
+flags.DEFINE_integer(
+    "support_parts",
+    -1,
+    "With --shots=all, good parts that memory banks, scales and calibration are made from; 0 for all, -1 for all only "
+    "where a method keeps patches.",
+    lower_bound=-1,
+)
+flags.DEFINE_float(
+    "feature_memory",
+    data.MEMORY_BYTES / memory.GIB,
+    "GiB for features; with --shots=all those beyond are read from the cache as steps need them.",
+    lower_bound=0.0,
+)
 flags.DEFINE_string("output_dir", None, "Where results go; by default outputs/ and the name of the study.")
 flags.DEFINE_float("checkpoint_minutes", 2.0, "Least time between checkpoints within a group of runs.", lower_bound=0.0)
 flags.DEFINE_enum("save_maps", "first", ("none", "first", "all"), "Seeds whose fused anomaly maps are written.")
 flags.DEFINE_bool("tensorboard", False, "Also write event files of TensorBoard, to tensorboard/ in --output_dir.")
 flags.DEFINE_bool("debug", False, "A study of under a minute: built-in parts, 2 shots, 2 seeds, 2 epochs.")
+flags.DEFINE_bool("plan", False, "Print models, steps, bytes and minutes of the study on this machine, and end.")
 flags.DEFINE_integer("cell", None, "Of a grid of hyperparameters, run this cell alone, from 0.", lower_bound=0)
 
 FLAGS = flags.FLAGS
@@ -86,13 +102,22 @@ def parse_blocks(text: str | None) -> tuple[tuple[int, ...], ...] | None:
     return tuple(groups)
 
 
+def _shots() -> tuple[Shots, ...]:
+    shots = [text if text == ALL else int(text) for text in FLAGS.shots if text == ALL or text.isdecimal()]
+    if not shots or 0 in shots or len(set(shots)) < len(FLAGS.shots):
+        raise ValueError(
+            f"--shots={','.join(FLAGS.shots)}: give one or more different whole numbers above zero, or {ALL}"
+        )
+    if ALL not in shots and FLAGS.support_parts >= 0:
+        raise ValueError(f"--support_parts={FLAGS.support_parts}: only of use with --shots={ALL}; leave it out")
+    return tuple(shots)
+
+
 def _specs() -> dict[str, Spec]:
     """Studies by the name of the cell; a single one is named ""."""
     preparation, cells = dataset_flags.preparation(), hyperparameters.cells()
     try:
-        shots = tuple(int(text) for text in FLAGS.shots if text.isdecimal() and int(text) > 0)
-        if not shots or len(set(shots)) < len(FLAGS.shots):
-            raise ValueError(f"--shots={','.join(FLAGS.shots)}: give one or more different whole numbers above zero")
+        shots = _shots()
         if not math.isfinite(FLAGS.sigma):
             raise ValueError(f"--sigma={FLAGS.sigma}: give a number of pixels, 0 for no smoothing")
         blocks = parse_blocks(FLAGS.blocks)
@@ -101,7 +126,9 @@ def _specs() -> dict[str, Spec]:
         after = encoder, preparation, FLAGS.preset, tuple(FLAGS.modalities), FLAGS.grid
         after += FLAGS.background, FLAGS.sigma, FLAGS.fusion
         return {
-            name: Spec(*before, config, recipe, *after, dataset_flags.options(), metric_settings.read())
+            name: Spec(
+                *before, config, recipe, *after, dataset_flags.options(), metric_settings.read(), FLAGS.support_parts
+            )
             for name, (config, recipe) in cells.items()
         }
     except ValueError as error:
@@ -141,7 +168,7 @@ def _write_outputs(spec: Spec, splits: dict[str, Splits], output: pathlib.Path, 
     with console.stage("report", len(splits)) as advance:
         galleries = []
         for run in first:
-            if run.shots == max(spec.shots):
+            if run.shots == most(spec.shots):
                 galleries.append(gallery.build(run, tests[run.category], *scored[run], spec))
                 advance(1)
         pictures.save(output / finished.GALLERY, galleries)
@@ -165,11 +192,15 @@ def _run() -> None:
     output = _output_directory(next(iter(specs.values())))
     chosen = {output / name: spec for name, spec in _chosen(specs).items()}
     splits = dataset_flags.read(builtin_parts.DEBUG_COUNTS if FLAGS.debug else procedural.DEFAULT_COUNTS)
+    room = int(FLAGS.feature_memory * memory.GIB)
+    if FLAGS.plan:
+        print(plan_text.text(plan.make(next(iter(chosen.values())), splits, console.stage, room), len(chosen)))
+        return
     parameters, writes = hyperparameters.grid(), parallel.process()[0] == 0
     if parameters and writes:
         grid.write_plan(output, parameters)
     content = {}
-    studies = run.run_all(chosen, splits, console.stage, 60 * FLAGS.checkpoint_minutes)
+    studies = run.run_all(chosen, splits, console.stage, 60 * FLAGS.checkpoint_minutes, room)
     for (path, spec), (content, finished_groups) in zip(chosen.items(), studies, strict=True):
         if writes:
             _write_outputs(spec, splits, path, content, finished_groups)

@@ -22,13 +22,15 @@ from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
 from pirn_jax.inspection import inspector
 from pirn_jax.inspection.inspector import Inspector
-from pirn_jax.training import parallel
+from pirn_jax.training import episodes, parallel
 from pirn_jax.training.episodes import Run
 from tools import console, dataset_flags
 
 _RUN = flags.DEFINE_string("run", None, "The study: an --output_dir of experiments.fewshot.", required=True)
 _CATEGORY = flags.DEFINE_string("category", None, "Whose training to take; needed where the study has several.")
-_SHOTS = flags.DEFINE_integer("shots", None, "Number of good parts it learned from; by default the study's largest.")
+_SHOTS = flags.DEFINE_string(
+    "shots", None, "Number of good parts it learned from, or all; by default the study's largest."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Which draw of the good parts.", lower_bound=0)
 _ENCODER = flags.DEFINE_string("encoder", None, "File of the study's encoder, if it lies elsewhere now.")
 _PARTS = flags.DEFINE_string("parts", None, "Folder of new parts: rgb/ and one of xyz/, depth/ and cloud/.")
@@ -61,8 +63,11 @@ def _choose(directory: pathlib.Path) -> Run:
     if _CATEGORY.value is None and len(categories) != 1:
         raise InputError(f"{directory}: say whose training to take with --category={{{','.join(categories)}}}")
     category = _CATEGORY.value or categories[0]
-    largest = max((run.shots for run in there if run.category == category), default=0)
-    return Run(category, _SHOTS.value or largest, _SEED.value)
+    if _SHOTS.value not in (None, episodes.ALL) and not _SHOTS.value.isdecimal():
+        raise InputError(f"--shots={_SHOTS.value}: give a whole number above zero, or {episodes.ALL}")
+    largest = episodes.most([run.shots for run in there if run.category == category] or [0])
+    given = _SHOTS.value if _SHOTS.value == episodes.ALL else int(_SHOTS.value or 0)
+    return Run(category, given or largest, _SEED.value)
 
 
 def _find(category: str, problems: Problems) -> list[Record]:

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +36,7 @@ class Extracted(NamedTuple):
     """Features of some samples.
 
     Attributes:
-      values: features of every modality and layer group.
+      values: features of every modality and layer group; of the samples that they were wanted of.
       mask: patches that show the part.
       notes: a sentence for the user on each sample, empty where there is nothing to say.
     """
@@ -127,6 +127,7 @@ def extract(
     cache: pathlib.Path,
     watch: Stopwatch,
     progress: Callable[[int], None] = lambda done: None,
+    wanted: Collection[int] | None = None,
 ) -> Extracted:
     """Features of samples, read from the cache where they are there already.
 
@@ -139,13 +140,15 @@ def extract(
       cache: directory of the cache; it may be deleted between runs and shared by processes.
       watch: counts `normals_s`, reading included, and `features_s`.
       progress: told how many more samples are done.
+      wanted: places of the samples whose features are returned, None for all; the others' are put into the cache alone.
 
     Raises:
       InputError: naming every sample that cannot be used, once all have been tried.
     """
     paths = [inputs.cached_path(cache, "features", identify(name, encoder, grid)) for name in names]
+    wanted = range(len(records)) if wanted is None else frozenset(wanted)
     with watch.stage("features_s"):
-        found = [inputs.load_cached(path) for path in paths]
+        found = [inputs.load_cached(path, i in wanted) for i, path in enumerate(paths)]
     missing = [i for i, features in enumerate(found) if features is None]
     progress(len(records) - len(missing))
     problems = Problems()
@@ -171,13 +174,16 @@ def extract(
                 values = encode(encoder, grid, np.stack([sample.values for sample in seen]))
                 for row, i in enumerate(batch):
                     mask = patch_mask(seen[row].mask, grid)
-                    found[i] = entry = Prepared(values[row], mask, seen[row].note)
+                    entry = Prepared(values[row], mask, seen[row].note)
                     inputs.save_cached(paths[i], entry)
+                    found[i] = entry if i in wanted else entry._replace(values=np.zeros(0))
         progress(len(batch))
     problems.check()
     whole = [features for features in found if features is not None]
+    values = [features.values for i, features in enumerate(whole) if i in wanted]
+    nothing = np.zeros((0, 2, len(encoder.groups), grid**2, encoder.config.width), np.float32)
     return Extracted(
-        np.stack([features.values for features in whole]),
+        np.stack(values) if values else nothing,
         np.stack([features.mask for features in whole]),
         [features.note for features in whole],
     )

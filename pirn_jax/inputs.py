@@ -262,12 +262,16 @@ def cached_path(cache: pathlib.Path, kind: str, name: str) -> pathlib.Path:
     return cache / kind / name[:2] / f"{name}.npz"
 
 
-def load_cached(path: pathlib.Path) -> Prepared | None:
-    """An entry of the cache; None, which has it computed, where there is no whole and readable file."""
+def load_cached(path: pathlib.Path, values: bool = True) -> Prepared | None:
+    """An entry of the cache; None, which has it computed, where there is no whole and readable file.
+
+    Without `values` these are empty and not read.
+    """
     try:
         # NumPy leaves a file open that it opened itself and that is damaged.
         with path.open("rb") as file, np.load(file) as arrays:
-            return Prepared(arrays["values"], arrays["mask"], str(arrays["note"]))
+            read = arrays["values"] if values else np.zeros(0)
+            return Prepared(read, arrays["mask"], str(arrays["note"]))
     except (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
 

@@ -68,22 +68,24 @@ def stage(title: str, total: int) -> Iterator[Callable[..., None]]:
       total: steps it takes.
 
     Yields:
-      `advance(count, loss)`: tells that `count` more steps are done, with the current loss if there is one. Ends the
-        command if Ctrl-C was pressed.
+      `advance(count, loss, text)`: tells that `count` more steps are done, with the current loss if there is one, and
+        what else is to be said. Ends the command if Ctrl-C was pressed.
     """
-    begin = time.perf_counter()
+    begin, said = time.perf_counter(), ""
     watched = sys.stderr.isatty()
     with tqdm(total=total, desc=title, disable=not watched, leave=False, dynamic_ncols=True) as bar:
 
-        def advance(count: int, loss: float | None = None) -> None:
+        def advance(count: int, loss: float | None = None, text: str = "") -> None:
+            nonlocal said
             if _interrupted.is_set():
                 raise KeyboardInterrupt
+            said = f", {text}" if text else ""
             if loss is not None:
-                bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+                bar.set_postfix_str(f"loss {loss:.4f}{said}", refresh=False)
             bar.update(count)
 
         yield advance
-    print(f"{title}: {time.perf_counter() - begin:.1f} s", file=sys.stderr)
+    print(f"{title}: {time.perf_counter() - begin:.1f} s{said}", file=sys.stderr)
 
 
 def run(

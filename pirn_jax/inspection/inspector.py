@@ -20,8 +20,8 @@ from pirn_jax.methods import base
 from pirn_jax.methods.base import Features
 from pirn_jax.metrics.evaluation import MetricSettings
 from pirn_jax.study import storage
-from pirn_jax.study.spec import MODALITIES, Spec
-from pirn_jax.training.episodes import Run
+from pirn_jax.study.spec import MODALITIES, SUPPORT_PARTS, Spec
+from pirn_jax.training.episodes import ALL, Run, Shots
 
 
 class Inspection(NamedTuple):
@@ -249,9 +249,13 @@ def _encoder(settings: Mapping[str, Any], given: str | None) -> Encoder:
     return found
 
 
-def _params(directory: pathlib.Path, group: str, index: int, spec: Spec, shots: int) -> tuple[Any, Float[Array, "1 k"]]:
+def _params(
+    directory: pathlib.Path, group: str, index: int, spec: Spec, shots: Shots
+) -> tuple[Any, Float[Array, "1 k"]]:
     """Parameters and scales of a run, as of one member."""
-    shapes = base.shapes(shots, len(spec.modalities), len(spec.encoder.groups), spec.grid**2, spec.encoder.config.width)
+    # Of the shapes only the tree is needed, which no number of parts changes.
+    parts = SUPPORT_PARTS if shots == ALL else int(shots)
+    shapes = base.shapes(parts, len(spec.modalities), len(spec.encoder.groups), spec.grid**2, spec.encoder.config.width)
     method = spec.build()
     try:
         stacked = storage.load_params(directory, group, base.params_shapes(method, shapes))

@@ -1,9 +1,11 @@
 """Study data: episodes and features shared by all runs."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -20,10 +22,15 @@ from pirn_jax.metrics import ground_truth
 from pirn_jax.metrics.evaluation import MetricSettings
 from pirn_jax.metrics.ground_truth import GroundTruth
 from pirn_jax.stopwatch import Stopwatch
-from pirn_jax.study import packing
+from pirn_jax.study import packing, streaming
+from pirn_jax.study.memory import GIB, require
 from pirn_jax.study.spec import MODALITIES, Spec, describe
+from pirn_jax.study.streaming import Reader, Streams
 from pirn_jax.training import episodes, parallel
-from pirn_jax.training.episodes import Run
+from pirn_jax.training.episodes import ALL, Run
+
+MEMORY_BYTES = 4 * GIB
+"""For features that are read as they are needed: so many stay in memory (our choice)."""
 
 Stage = Callable[[str, int], contextlib.AbstractContextManager[Callable[..., None]]]
 """`with stage(title, total) as advance: advance(count, text)` shows progress."""
@@ -56,8 +63,9 @@ class Selection(NamedTuple):
     Attributes:
       splits: all samples of each category.
       episodes: per run, its good parts as indices into the train split.
-      good: per category, in rising order the indices that any run draws.
-      records: samples whose features are needed: those good ones and the test samples, category by category.
+      good: per category, in rising order the indices that any run of a number of shots draws.
+      records: samples whose features are needed, category by category: those good ones and the test samples; where a
+        run takes every good part, these and the validation samples besides.
       names: of the samples' inputs.
       masks: ground truth of each sample, None where nobody knows it.
       digests: of all bytes that can change a number.
@@ -80,14 +88,20 @@ class Placed(NamedTuple):
     """Features of some samples of each category on all devices, packed, and padded with zeros to one number of samples.
 
     Attributes:
-      features: leading axes are categories and samples.
+      features: leading axes are categories and samples; or a reader of one category's samples.
       kept: the patches' places in their grids, see `packing.order`.
       patches: of a grid.
     """
 
-    features: Features
+    features: Features | Reader
     kept: Int[np.ndarray, "c s p"]
     patches: int
+
+    def stored_in(self, precision: str) -> "Placed":
+        """The same with features of this precision; nothing is copied where they have it."""
+        if isinstance(self.features, Reader):
+            return self._replace(features=dataclasses.replace(self.features, dtype=jnp.dtype(precision), memory={}))
+        return self._replace(features=self.features._replace(values=self.features.values.astype(precision)))
 
     def spread(self, distances: np.ndarray, *index: Any) -> np.ndarray:
         """Distances on whole grids; `index` says of which categories and samples they are."""
@@ -105,6 +119,8 @@ class StudyData(NamedTuple):
       truth: `(category, settings) -> GroundTruth`, preprocessed once.
       notes: sentences for the user on the samples.
       seconds: spent, by stage.
+      streams: per category all its samples, where a run takes every good part.
+      validation: of a single category, see `of`.
     """
 
     selection: Selection
@@ -114,18 +130,31 @@ class StudyData(NamedTuple):
     truth: Callable[[str, MetricSettings], GroundTruth]
     notes: list[str]
     seconds: dict[str, float]
+    streams: Mapping[str, Streams] = MappingProxyType({})
+    validation: Reader | None = None
 
     def stored_in(self, precision: str) -> "StudyData":
         """The same with features of this precision; nothing is copied where they have it."""
+        return self._replace(train=self.train.stored_in(precision), test=self.test.stored_in(precision))
 
-        def stored(placed: Placed) -> Placed:
-            features = placed.features
-            return placed._replace(features=features._replace(values=features.values.astype(precision)))
+    def of(self, run: Run, precision: str) -> "StudyData":
+        """The data of a run: these, or those of its category alone, read as they are needed, if it takes every part."""
+        if run.shots != ALL:
+            return self
+        found = self.streams[run.category]
 
-        return self._replace(train=stored(self.train), test=stored(self.test))
+        def placed(reader: Reader) -> Placed:
+            return Placed(reader, reader.kept[None], self.test.patches).stored_in(precision)
+
+        validation = placed(found.validation).features
+        return self._replace(
+            train=placed(found.train), test=placed(found.test), streams={run.category: found}, validation=validation
+        )
 
     def indices(self, runs: Sequence[Run]) -> tuple[Int[np.ndarray, " r"], Int[np.ndarray, "r s"]]:
         """Each run's category, and its episode as indices into the category's features in `train`."""
+        if isinstance(self.train.features, Reader):
+            return np.zeros(len(runs), int), np.stack([self.selection.episodes[run] for run in runs])
         categories = list(self.selection.splits)
         category = np.array([categories.index(run.category) for run in runs])
         chosen = [[self.position[run.category][int(i)] for i in self.selection.episodes[run]] for run in runs]
@@ -145,8 +174,13 @@ def select(spec: Spec, splits: dict[str, Splits], stage: Stage) -> Selection:
     """
     runs = [Run(category, shots, seed) for shots in spec.shots for category in splits for seed in range(spec.seeds)]
     drawn = {run: episodes.draw(run, len(splits[run.category].train)) for run in runs}
-    good = {c: sorted({int(i) for run in runs if run.category == c for i in drawn[run]}) for c in splits}
-    records = [part for c, split in splits.items() for part in (*(split.train[i] for i in good[c]), *split.test)]
+    few = [run for run in runs if run.shots != ALL]
+    good = {c: sorted({int(i) for run in few if run.category == c for i in drawn[run]}) for c in splits}
+    learned = {
+        c: [*split.train, *split.validation] if ALL in spec.shots else [split.train[i] for i in good[c]]
+        for c, split in splits.items()
+    }
+    records = [part for c, split in splits.items() for part in (*learned[c], *split.test)]
     with stage("reading files", len(records)) as advance:
         names, masks = _identify(spec, records, advance)
     contents = ["none" if mask is None else hashlib.sha256(mask.bits.tobytes()).hexdigest() for mask in masks]
@@ -154,41 +188,53 @@ def select(spec: Spec, splits: dict[str, Splits], stage: Stage) -> Selection:
     return Selection(splits, drawn, good, records, names, masks, [*names, *contents, *ids])
 
 
-def load(specs: Sequence[Spec], selection: Selection, stage: Stage) -> StudyData:
+def load(specs: Sequence[Spec], selection: Selection, stage: Stage, memory: int = MEMORY_BYTES) -> StudyData:
     """Computes the samples' features, or reads them from the cache, and puts them on the device.
 
-    Several processes compute a share each and exchange it through the cache.
+    Where a run takes every good part, its samples' stay in the cache. Several processes compute a share each and
+    exchange it through the cache.
 
     Args:
       specs: of studies that differ in config and recipe at most. Features are stored as narrow as all of them allow.
       selection: the samples.
       stage: shows progress.
+      memory: bytes for features that are read as they are needed.
 
     Raises:
-      InputError: if samples cannot be used, with all of them.
+      InputError: if samples cannot be used, with all of them; if features need more memory than there is.
     """
     spec, dtype = specs[0], jnp.result_type(*(spec.build().precision for spec in specs))
-    records, names = selection.records, selection.names
+    records, names, splits = selection.records, selection.names, selection.splits
+    row = {record: i for i, record in enumerate(records)}
+    good = [[row[splits[c].train[i]] for i in indices] for c, indices in selection.good.items()]
+    few = any(shots != ALL for shots in spec.shots)
+    test = [[row[record] for record in split.test] if few else [] for split in splits.values()]
+    placed = sorted({i for of_category in (*good, *test) for i in of_category})
+    require(
+        # Once as they are read, once placed on the device.
+        2 * len(placed) * spec.sample_bytes,
+        f"features of {len(placed)} samples",
+        "lower --shots, --seeds or --grid, or take fewer --categories at a time",
+    )
     index, count = parallel.process()
 
-    def extract(share: slice, title: str) -> features.Extracted:
+    def extract(share: slice, title: str, wanted: Sequence[int] | None) -> features.Extracted:
         with stage(title, len(records[share])) as advance:
-            frozen, prepared = (spec.encoder, spec.grid), spec.preparation
-            return features.extract(
-                records[share], names[share], *frozen, prepared, cache.cache_directory(), watch, advance
-            )
+            given = records[share], names[share], spec.encoder, spec.grid, spec.preparation, cache.cache_directory()
+            return features.extract(*given, watch, advance, wanted)
 
     with Stopwatch() as watch:
         if count > 1:
-            extract(slice(index, None, count), "normals and features of this process")
+            extract(slice(index, None, count), "normals and features of this process", ())
             parallel.barrier("features")
-        found = extract(slice(None), "normals and features")
+        found = extract(slice(None), "normals and features", placed)
     values, masks = _taken(spec, found)
     kept = packing.order(masks)
-    row = {record: i for i, record in enumerate(records)}
-    splits = selection.splits
-    good = [[row[splits[c].train[i]] for i in indices] for c, indices in selection.good.items()]
-    test = [[row[record] for record in split.test] for split in splits.values()]
+    position = {i: place for place, i in enumerate(placed)}
+    device = [
+        place([[position[i] for i in of_category] for of_category in rows], values, masks[placed], kept[placed], dtype)
+        for rows in (good, test)
+    ]
     marked = [sample.mask_note(None if mask is None else mask.share) for mask in selection.masks]
 
     @functools.cache
@@ -203,12 +249,15 @@ def load(specs: Sequence[Spec], selection: Selection, stage: Stage) -> StudyData
 
     return StudyData(
         selection,
-        place(good, values, masks, kept, dtype),
+        device[0],
         {c: {index: i for i, index in enumerate(indices)} for c, indices in selection.good.items()},
-        place(test, values, masks, kept, dtype),
+        device[1],
         truth,
         inputs.summarise(records, found.notes) + inputs.summarise(records, marked),
         dict(watch.seconds),
+        streaming.streams(spec, splits, dict(zip(records, names, strict=True)), kept, masks, dtype, memory)
+        if ALL in spec.shots
+        else {},
     )
 
 
@@ -260,7 +309,8 @@ def place(
     def padded(of_sample: Callable[[Sequence[int]], np.ndarray], shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         array = np.zeros((len(rows), longest, *shape), dtype)
         for i, of_category in enumerate(rows):
-            array[i, : len(of_category)] = of_sample(of_category)
+            if of_category:
+                array[i, : len(of_category)] = of_sample(of_category)
         return array
 
     *front, patches, channels = values.shape[1:]

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +16,13 @@ from pirn_jax.stopwatch import Stopwatch
 from pirn_jax.study import storage, symptoms
 from pirn_jax.study.data import Stage, StudyData
 from pirn_jax.study.evaluate_group import evaluate_group
+from pirn_jax.study.memory import require
 from pirn_jax.study.score_group import score_group
 from pirn_jax.study.spec import Spec
-from pirn_jax.study.train_group import Group, host_params, train_group
-from pirn_jax.training import parallel, train
-from pirn_jax.training.episodes import Run
+from pirn_jax.study.streaming import Reader
+from pirn_jax.study.train_group import Group, host_params, train_group, validate_group
+from pirn_jax.training import parallel, train, windows
+from pirn_jax.training.episodes import ALL, Run, Shots
 
 
 class FinishedGroup(NamedTuple):
@@ -33,6 +35,7 @@ class FinishedGroup(NamedTuple):
       evaluations: one dictionary a run, see `Evaluation.as_json`.
       trainings: what each run's training came to, see `symptoms.summarise`.
       timings: seconds by name, of the process that trained it.
+      validation: each run's loss on the validation split; empty where it is not taken or there is none.
     """
 
     runs: list[Run]
@@ -41,6 +44,7 @@ class FinishedGroup(NamedTuple):
     evaluations: list[dict[str, Any]]
     trainings: list[symptoms.Training]
     timings: dict[str, float]
+    validation: list[float]
 
 
 def by_run(groups: Iterable[FinishedGroup]) -> dict[Run, tuple[np.ndarray, np.ndarray]]:
@@ -111,15 +115,18 @@ def run_all(schedule: Schedule) -> list[FinishedGroup]:
     return [finished[group.name] for group in groups]
 
 
-def _cut(schedule: Schedule, programs: train.Programs, shots: int, processes: int) -> list[Group]:
-    data, recipe = schedule.data, schedule.spec.recipe
+def _cut(schedule: Schedule, programs: train.Programs, shots: Shots, processes: int) -> list[Group]:
+    """Groups of the runs of a number of shots; of runs that take every good part, groups of one category each."""
+    data, processes = schedule.data, -(-processes // len(schedule.spec.shots))
     runs = [run for run in data.selection.episodes if run.shots == shots]
+    if shots == ALL:
+        return _cut_all(schedule, programs, runs, processes)
     taken = sum(leaf.nbytes for leaf in jax.tree.leaves(data.test.features))
     size = parallel.runs_at_once(
         len(runs),
-        lambda some: train.bytes_needed(programs, some, data.train.features, shots, recipe),
+        lambda some: train.bytes_needed(programs, some, data.train.features, int(shots), schedule.spec.recipe),
         taken=taken,
-        processes=-(-processes // len(schedule.spec.shots)),
+        processes=processes,
     )
     return [
         Group(
@@ -133,6 +140,48 @@ def _cut(schedule: Schedule, programs: train.Programs, shots: int, processes: in
     ]
 
 
+def _cut_all(schedule: Schedule, programs: train.Programs, runs: list[Run], processes: int) -> list[Group]:
+    """A category's runs share its features, which are read as steps need them; no other category's are.
+
+    Raises:
+      InputError: if the largest category's runs exceed the memory.
+    """
+    spec, episodes = schedule.spec, schedule.data.selection.episodes
+    largest = max(runs, key=lambda run: len(episodes[run]))
+    source, support, parts = _of(schedule, largest).train.features, spec.support(ALL), len(episodes[largest])
+
+    def needs(some: int) -> int:
+        return train.bytes_needed(programs, some, source, parts, spec.recipe, support)
+
+    seeds = spec.seeds
+    size = parallel.runs_at_once(seeds, needs, processes=-(-processes // len(schedule.data.selection.splits)))
+    assert isinstance(source, Reader)
+    host = min(parts, source.room) * source.sample_bytes + 2 * windows.WINDOW_BYTES
+    device = needs(size) if jax.default_backend() == "cpu" else 0
+    require(
+        host + device,
+        f"{size} runs on {parts} parts of {largest.category}, features of {source.sample_bytes / 2**20:.2f} MiB each,",
+        "lower --feature_memory, --seeds, --batch_size or --grid" + (", or --support_parts" if support is None else ""),
+    )
+    return [
+        Group(f"{ALL}-{number:03d}", some, size, f"all {len(episodes[some[0]])} good parts of {some[0].category}{of}")
+        for number, (some, of) in enumerate(_by_category(runs, size))
+    ]
+
+
+def _by_category(runs: list[Run], size: int) -> Iterator[tuple[list[Run], str]]:
+    """Runs of one category each, so many at most, and which of the category's they are."""
+    for category in dict.fromkeys(run.category for run in runs):
+        own = [run for run in runs if run.category == category]
+        for start in range(0, len(own), size):
+            some = own[start : start + size]
+            yield some, f", runs {start + 1}-{start + len(some)} of {len(own)}" if len(own) > size else ""
+
+
+def _of(schedule: Schedule, run: Run) -> StudyData:
+    return schedule.data.of(run, schedule.method.precision)
+
+
 def _load(schedule: Schedule, group: Group) -> FinishedGroup | None:
     """The group if it is finished."""
     stored = storage.load_group(schedule.output, group.name, schedule.settings)
@@ -141,20 +190,22 @@ def _load(schedule: Schedule, group: Group) -> FinishedGroup | None:
     arrays, facts = stored
     distances = schedule.data.unpad(group.runs, arrays["distances"])
     told = facts["evaluations"], facts.get("trainings", [{}] * len(group.runs)), facts["timings"]
-    return FinishedGroup(group.runs, distances, list(arrays["scales"]), *told)
+    return FinishedGroup(group.runs, distances, list(arrays["scales"]), *told, facts.get("validation", []))
 
 
 def _run(schedule: Schedule, programs: _Programs, group: Group) -> FinishedGroup:
     """Trains, scores, evaluates and saves a group."""
-    spec, data, stage, watch = schedule.spec, schedule.data, schedule.stage, schedule.watch
+    spec, stage, watch = schedule.spec, schedule.stage, schedule.watch
+    data, support = _of(schedule, group.runs[0]), spec.support(group.runs[0].shots)
     before = dict(watch.seconds)
     checkpoint = storage.GroupCheckpoint(schedule.output, group.name, schedule.settings, schedule.checkpoint_seconds)
     with watch.stage("symptoms_s"):
-        untrained = _evaluate_untrained(schedule, programs, group)
+        untrained = _evaluate_untrained(schedule, programs, group, data)
     with watch.stage("train_s"):
-        trained, history = train_group(group, data, programs.train, spec.recipe, stage, checkpoint)
+        trained, history = train_group(group, data, programs.train, spec.recipe, stage, checkpoint, support)
+        validation = validate_group(group, trained, data, schedule.method)
     with watch.stage("score_s"):
-        scored = score_group(group, trained, data, programs.score, programs.support, spec.maps, stage)
+        scored = score_group(group, trained, data, programs.score, programs.support, spec.maps, stage, support)
     distances = data.unpad(group.runs, scored.distances)
     with watch.stage("metrics_s"):
         evaluations = evaluate_group(
@@ -169,12 +220,13 @@ def _run(schedule: Schedule, programs: _Programs, group: Group) -> FinishedGroup
         "evaluations": evaluations,
         "trainings": trainings,
         "timings": timings,
+        "validation": validation,
     }
     history = {f"train_{name}": values for name, values in history.items()}
     arrays = {"distances": scored.distances, "scales": scored.scales, **history}
     storage.save_group(schedule.output, group.name, schedule.settings, host_params(group, trained), arrays, facts)
     checkpoint.remove()
-    return FinishedGroup(group.runs, distances, list(scored.scales), evaluations, trainings, timings)
+    return FinishedGroup(group.runs, distances, list(scored.scales), evaluations, trainings, timings, validation)
 
 
 def _hidden(title: str, total: int) -> contextlib.AbstractContextManager[Callable[..., None]]:
@@ -183,9 +235,11 @@ def _hidden(title: str, total: int) -> contextlib.AbstractContextManager[Callabl
     return contextlib.nullcontext(lambda *done: None)
 
 
-def _evaluate_untrained(schedule: Schedule, programs: _Programs, group: Group) -> dict[int, float | None]:
+def _evaluate_untrained(
+    schedule: Schedule, programs: _Programs, group: Group, data: StudyData
+) -> dict[int, float | None]:
     """Image AUROC before training of each category's first run in the group, by the run's index in it."""
-    spec, data = schedule.spec, schedule.data
+    spec, support = schedule.spec, schedule.spec.support(group.runs[0].shots)
     if spec.recipe is None or not spec.recipe.epochs:
         return {}
     first = {run.category: i for i, run in reversed(list(enumerate(group.runs)))}
@@ -193,8 +247,8 @@ def _evaluate_untrained(schedule: Schedule, programs: _Programs, group: Group) -
     before = group._replace(runs=runs, size=len(runs))
     with schedule.stage(f"detection before training {group.title}", 1) as advance:
         recipe = dataclasses.replace(spec.recipe, epochs=0)
-        trained, _ = train_group(before, data, programs.train, recipe, _hidden)
-        scored = score_group(before, trained, data, programs.score, programs.support, spec.maps, _hidden)
+        trained, _ = train_group(before, data, programs.train, recipe, _hidden, support=support)
+        scored = score_group(before, trained, data, programs.score, programs.support, spec.maps, _hidden, support)
         distances, scales = data.unpad(runs, scored.distances), list(scored.scales)
         found = evaluate_group(runs, group.title, distances, scales, data, spec.maps, spec.metrics, _hidden)
         advance(1)

@@ -16,7 +16,7 @@ from pirn_jax.metrics import exact
 from pirn_jax.study import symptoms
 from pirn_jax.study.data import StudyData
 from pirn_jax.study.groups import FinishedGroup
-from pirn_jax.study.spec import Spec, shots_note
+from pirn_jax.study.spec import Spec, shots_note, support_note
 from pirn_jax.training.episodes import Run
 
 SCHEMA = 1
@@ -55,6 +55,8 @@ def collect(spec: Spec, settings: dict[str, Any], data: StudyData, groups: Seque
     def table(select: Callable[[list[Evaluated]], Any]) -> dict[str, dict[str, Any]]:
         return per_category(lambda runs: select([evaluated[run] for run in runs]))
 
+    most = max(len(split.train) for split in selection.splits.values())
+    notes = spec.encoder.note, shots_note(spec), support_note(spec, most)
     values = table(headline)
     trainings = {run: of for group in groups for run, of in zip(group.runs, group.trainings, strict=True)}
     ids = {category: [record.id for record in split.train] for category, split in selection.splits.items()}
@@ -75,10 +77,20 @@ def collect(spec: Spec, settings: dict[str, Any], data: StudyData, groups: Seque
         "episodes": per_category(
             lambda runs: [[ids[run.category][i] for i in selection.episodes[run]] for run in runs]
         ),
+        **_validation(per_category, groups),
         "timings": _timings(data.seconds, groups),
         "versions": versions(),
-        "notes": [n for n in (spec.encoder.note, shots_note(spec), *data.notes, *symptoms.notes(trainings)) if n],
+        "notes": [note for note in (*notes, *data.notes, *symptoms.notes(trainings)) if note],
     }
+
+
+def _validation(per_category: Callable, groups: Sequence[FinishedGroup]) -> dict[str, Any]:
+    """Each run's loss on the validation split, where runs that learn from every good part were given one."""
+    losses = {run: loss for group in groups for run, loss in zip(group.runs, group.validation, strict=False)}
+    if not losses:
+        return {}
+    found = per_category(lambda runs: [losses[run] for run in runs if run in losses])
+    return {"validation_loss": {shots: of_shots for shots, of_shots in found.items() if any(of_shots.values())}}
 
 
 def _timings(data: Mapping[str, float], groups: Sequence[FinishedGroup]) -> dict[str, float]:

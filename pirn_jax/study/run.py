@@ -21,6 +21,7 @@ def run(
     output: pathlib.Path,
     stage: Stage,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    memory: int = data.MEMORY_BYTES,
 ) -> tuple[dict[str, Any], list[FinishedGroup]]:
     """Runs or continues a study.
 
@@ -30,6 +31,7 @@ def run(
       output: directory that finished groups are kept in.
       stage: shows progress.
       checkpoint_seconds: least time between two checkpoints within a group.
+      memory: bytes for features that are read from the cache as they are needed, where runs learn from every good part.
 
     Returns:
       The content of `results.json`, and the groups.
@@ -39,7 +41,7 @@ def run(
         process has ended.
       FloatingPointError: if a loss is not finite.
     """
-    return next(run_all({output: spec}, splits, stage, checkpoint_seconds))
+    return next(run_all({output: spec}, splits, stage, checkpoint_seconds, memory))
 
 
 def run_all(
@@ -47,6 +49,7 @@ def run_all(
     splits: dict[str, Splits],
     stage: Stage,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    memory: int = data.MEMORY_BYTES,
 ) -> Iterator[tuple[dict[str, Any], list[FinishedGroup]]]:
     """Runs or continues several studies of the same samples, which share features and compiled programs.
 
@@ -55,6 +58,7 @@ def run_all(
       splits: the samples of each category.
       stage: shows progress.
       checkpoint_seconds: see `run`.
+      memory: see `run`.
 
     Yields:
       What `run` returns, study by study.
@@ -75,7 +79,7 @@ def run_all(
         if other:
             raise ValueError(f"studies that run together differ in {', '.join(other)}")
         storage.check(output, described)
-    loaded = data.load(list(specs.values()), selection, stage)
+    loaded = data.load(list(specs.values()), selection, stage, memory)
     for output, spec in specs.items():
         method = spec.build()
         with Stopwatch() as watch:

@@ -8,8 +8,10 @@ from jaxtyping import Float
 
 from pirn_jax import scoring
 from pirn_jax.scoring import Maps
+from pirn_jax.study import streaming
 from pirn_jax.study.data import Stage, StudyData
 from pirn_jax.study.train_group import Group
+from pirn_jax.training import windows
 from pirn_jax.training.train import Trained
 
 
@@ -33,6 +35,7 @@ def score_group(
     support_program: Callable | None,
     maps: Maps,
     stage: Stage,
+    support: int | None = None,
 ) -> Scored:
     """Scores the test samples under every run.
 
@@ -44,15 +47,18 @@ def score_group(
       support_program: see `scoring.compile_support_program`; None to take maps as they are.
       maps: upsampling.
       stage: shows progress.
+      support: good parts of each run that maps are calibrated on, the first of its episode; None for all.
     """
     category, chosen = data.indices(group.padded)
     test, train = data.test, data.train
     with stage(f"scoring {group.title}", test.kept.shape[1]) as advance:
-        distances = test.spread(scoring.score(program, trained.params, test.features, category, advance), category)
+        distances = test.spread(streaming.score(program, trained.params, test.features, category, advance), category)
         scales = np.ones((len(distances), distances.shape[2]), np.float32)
         if support_program is not None:
-            support = scoring.score_support(support_program, trained.params, train.features, category, chosen)
-            support = train.spread(support, category[:, None], chosen)
-            scales = np.stack([scoring.calibrate(of_run, maps) for of_run in support])
+            chosen = chosen[:, :support]
+            held, places = windows.window(train.features, chosen)
+            good = scoring.score_support(support_program, trained.params, held, category, places)
+            good = train.spread(good, category[:, None], chosen)
+            scales = np.stack([scoring.calibrate(of_run, maps) for of_run in good])
     kept = slice(len(group.runs))
     return Scored(distances[kept], scales[kept])

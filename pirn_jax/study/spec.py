@@ -13,9 +13,13 @@ from pirn_jax.inputs import Preparation
 from pirn_jax.methods import balance, base
 from pirn_jax.methods.base import Method, Recipe
 from pirn_jax.metrics.evaluation import MetricSettings
+from pirn_jax.training.episodes import ALL, Shots
 
 MODALITIES = ("rgb", "geometry")
 """Modalities that a study can take; the second is named by `Preparation.geometry`."""
+
+SUPPORT_PARTS = 50
+"""Good parts from which a run that learns from all takes its scales and calibrates its maps (our choice)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Spec:
 
     Attributes:
       dataset: name of the data set.
-      shots: numbers of good parts, one study each.
+      shots: numbers of good parts, or `episodes.ALL`, one study each.
       seeds: repeats, numbered from 0.
       method: name of the method, one of `METHODS`.
       config: its hyperparameters.
@@ -40,13 +44,15 @@ class Spec:
         weighted sum, or "maximum".
       options: how the data set was read.
       metrics: evaluation settings.
+      support_parts: of runs that learn from every good part, how many of these memory banks, scales and calibration
+        are made from; 0 for all, -1 for all where the method keeps patches, else `SUPPORT_PARTS`.
 
     Raises:
       ValueError: if settings do not go together.
     """
 
     dataset: str
-    shots: tuple[int, ...]
+    shots: tuple[Shots, ...]
     seeds: int
     method: str
     config: Any
@@ -61,6 +67,7 @@ class Spec:
     fusion: str = "maximum"
     options: Options = Options()
     metrics: MetricSettings = MetricSettings()
+    support_parts: int = -1
 
     def __post_init__(self):
         for name, choices in (("background", features.BACKGROUNDS), ("fusion", scoring.FUSIONS)):
@@ -82,12 +89,26 @@ class Spec:
             what = "needs a recipe" if self.recipe is None else "learns nothing by gradient descent, so takes no recipe"
             raise ValueError(f"{self.method} {what}")
         for shots in self.shots:
-            base.check(method, base.shapes(shots, len(self.modalities), groups, self.grid**2, channels))
+            parts = SUPPORT_PARTS if shots == ALL else int(shots)
+            base.check(method, base.shapes(parts, len(self.modalities), groups, self.grid**2, channels))
 
     @property
     def maps(self) -> scoring.Maps:
         """Upsampling of patch distances to anomaly maps."""
         return scoring.Maps(self.grid, self.preparation.size, self.sigma, self.fusion, self.build().judges)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of a sample's features."""
+        return 4 * len(self.modalities) * len(self.encoder.groups) * self.grid**2 * self.encoder.config.width
+
+    def support(self, shots: Shots) -> int | None:
+        """Good parts of a run that `Method.init`, `finalize` and calibration see; None for all of them."""
+        if shots != ALL or self.support_parts == 0:
+            return None
+        if self.support_parts > 0:
+            return self.support_parts
+        return SUPPORT_PARTS if self.build().finalize is base.keep else None
 
     @property
     def modality_names(self) -> tuple[str, ...]:
@@ -120,12 +141,24 @@ def shots_note(spec: Spec) -> str:
     """A sentence where a method is published with other numbers of good parts than the study has; else empty."""
     published = dict.fromkeys(row.shots for row in methods.find(spec.method).published)
     numbers = [int(text) for text in published if text != "all"]
-    odd = [n for n in spec.shots if not numbers or not min(numbers) <= n <= max(numbers)]
+    odd = [n for n in spec.shots if not _between(n, numbers) and str(n) not in published]
     if not published or not odd:
         return ""
     *most, last = published
     told, asked = " and ".join(filter(None, [", ".join(most), last])), " or ".join(map(str, odd))
     return f"{spec.method} is published with {told} good parts; with {asked} its settings may not be the best"
+
+
+def _between(shots: Shots, numbers: list[int]) -> bool:
+    return shots != ALL and bool(numbers) and min(numbers) <= int(shots) <= max(numbers)
+
+
+def support_note(spec: Spec, parts: int) -> str:
+    """A sentence where runs that learn from every good part, at most so many, make something from fewer; else empty."""
+    few = spec.support(ALL) if ALL in spec.shots else None
+    if few is None or few >= parts or (spec.build().finalize is base.keep and spec.fusion == "sum"):
+        return ""
+    return f"with all shots, memory banks and scales of maps are made from at most {few} good parts (--support_parts)"
 
 
 def describe(spec: Spec, categories: list[str], names: list[str]) -> dict[str, Any]:
@@ -144,6 +177,7 @@ def describe(spec: Spec, categories: list[str], names: list[str]) -> dict[str, A
         "categories": categories,
         "data": hashlib.sha256("".join(names).encode()).hexdigest(),
         "shots": list(spec.shots),
+        **({"support_parts": spec.support_parts} if ALL in spec.shots else {}),
         "seeds": spec.seeds,
         "encoder": spec.encoder.name,
         "encoder_digest": spec.encoder.digest,

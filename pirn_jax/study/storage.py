@@ -123,15 +123,29 @@ def load_groups(
 
 
 def load_histories(directory: pathlib.Path, settings: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """Metrics of the training by number of shots and by name, (runs, steps), of all finished groups."""
+    """Metrics of the training by number of shots and by name, (runs, steps), of all finished groups.
+
+    Trainings of other lengths, as every good part of each category has them, are cut into as many pieces of equal
+    length as the shortest has steps, and each piece is its mean.
+    """
     found: dict[str, dict[str, list[np.ndarray]]] = {}
     for group, arrays, _ in load_groups(directory, settings):
         for name, values in arrays.items():
             if name.startswith("train_"):
                 of_shots = found.setdefault(group.rpartition("-")[0], {})
                 of_shots.setdefault(name.removeprefix("train_"), []).append(values)
-    in_order = sorted(found, key=lambda shots: (len(shots), shots))
-    return {s: {name: np.concatenate(values) for name, values in found[s].items()} for s in in_order}
+    in_order = sorted(found, key=lambda shots: (not shots.isdecimal(), len(shots), shots))
+    return {s: {name: np.concatenate(_of_one_length(values)) for name, values in found[s].items()} for s in in_order}
+
+
+def _of_one_length(histories: Sequence[np.ndarray]) -> list[np.ndarray]:
+    shortest = min(values.shape[1] for values in histories)
+    if all(values.shape[1] == shortest for values in histories):
+        return list(histories)
+    return [
+        np.stack([piece.mean(axis=1) for piece in np.array_split(values, shortest, axis=1)], axis=1)
+        for values in histories
+    ]
 
 
 def save_maps(

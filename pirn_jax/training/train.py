@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Int
 from pirn_jax import threads
 from pirn_jax.methods import base, losses
 from pirn_jax.methods.base import Features, Method, Metrics, Recipe
-from pirn_jax.training import episodes, parallel
+from pirn_jax.training import episodes, parallel, windows
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.windows import Source
 
 MAX_STEPS_PER_CALL = 25
 """Most steps in one call of the compiled program: often enough to show progress and to stop."""
@@ -231,24 +232,26 @@ def advance(
 def train(
     programs: Programs,
     runs: Sequence[Run],
-    features: Features,
+    features: Features | Source,
     category: Int[np.ndarray, " r"],
     chosen: Int[np.ndarray, "r s"],
     recipe: Recipe | None,
     progress: Callable[[int, float], None] = lambda steps, loss: None,
     checkpoint: Checkpoint | None = None,
+    support: int | None = None,
 ) -> tuple[Trained, dict[str, np.ndarray]]:
     """Trains all runs, which have equal numbers of shots.
 
     Args:
       programs: see `compile_programs`.
       runs: the runs.
-      features: features of the good parts of every category.
+      features: features of the good parts of every category; or of a single one, read as steps need them.
       category: index of each run's category in `features`.
       chosen: samples of each run's episode, as indices into its category's features.
       recipe: optimiser settings, None for a method without gradient descent.
       progress: told how many more steps are done and the mean loss of the last one.
       checkpoint: where a long training is kept, and continued from.
+      support: good parts of each run, the first of its episode, that `Method.init` and `finalize` see; None for all.
 
     Returns:
       The trained runs, and every metric of the method, the loss among them, (runs, steps).
@@ -256,9 +259,11 @@ def train(
     Raises:
       FloatingPointError: naming step, category and seed, if a loss is not finite.
     """
-    features = parallel.everywhere(features)
+    if isinstance(features, Features):
+        features = parallel.everywhere(features)
     batch = 1 if recipe is None else recipe.batch_size
-    states = initialise(programs, runs, features, category, chosen, recipe, batch)
+    supported = chosen[:, :support]
+    states = initialise(programs, runs, *_of(features, category, supported), recipe, batch)
     history: dict[str, np.ndarray] = {}
     if programs.steps is not None and recipe is not None and recipe.epochs:
         indices = _indices(runs, chosen, recipe)
@@ -271,17 +276,27 @@ def train(
         params = [parallel.pick(state, lambda of: (of.learned, of.fixed)) for state in states]
         return Trained(learned, fixed, params), history
 
+    held, category, places = _of(features, category, supported)
+
     def finish(learned: Any, fixed: Any, share: slice) -> Any:
-        return jax.block_until_ready(finalize(learned, fixed, features, category[share], chosen[share], batch=batch))
+        return jax.block_until_ready(finalize(learned, fixed, held, category[share], places[share], batch=batch))
 
     return Trained(learned, fixed, threads.each(finish, learned, fixed, parallel.shares(len(runs)))), history
+
+
+def _of(
+    features: Features | Source, category: np.ndarray, samples: np.ndarray
+) -> tuple[Features, np.ndarray, np.ndarray]:
+    """Features that hold some samples of each run, and these samples' places in them."""
+    held, places = windows.window(features, samples)
+    return held, category, places
 
 
 def _descend(
     programs: Programs,
     states: list[State],
     runs: Sequence[Run],
-    features: Features,
+    features: Features | Source,
     category: np.ndarray,
     order: tuple[Int[np.ndarray, "r t b"], Float[np.ndarray, " t"]],
     progress: Callable[[int, float], None],
@@ -295,40 +310,72 @@ def _descend(
         start, leaves, history = restored
         states = parallel.place_like(states, leaves)
         progress(start, float(history["loss"][:, -1].mean()))
-    length, keys = steps_per_call(steps), run_keys(runs, "steps")
-    for first in range(start, steps, length):
-        now = slice(first, first + length)
-        of_steps = step_keys(keys, first, len(rates[now]))
-        states, metrics = advance(programs, states, features, category, indices[:, now], rates[now], of_steps)
+    keys, batch = run_keys(runs, "steps"), indices.shape[2]
+    length = call_length(steps, len(runs), batch, features)
+    # Steps at a rate of zero leave what is learned as it is.
+    more = 0, -steps % length
+    rates, indices = np.pad(rates, more), np.pad(indices, ((0, 0), more, (0, 0)), "edge")
+    firsts = range(start, steps, length)
+    needed = (indices[:, first : first + length] for first in firsts)
+    read = windows.ahead(lambda of_call: windows.window(features, of_call), needed)
+    for first, (held, places) in zip(firsts, read, strict=True):
+        of_steps = step_keys(keys, first, length)
+        states, found = advance(programs, states, held, category, places, rates[first : first + length], of_steps)
+        metrics = {name: values[:, : steps - first] for name, values in found.items()}
         _check_finite(metrics["loss"], first, runs)
         history = {
             name: np.concatenate([history[name], new], axis=1) if history else new for name, new in metrics.items()
         }
         if checkpoint is not None and first + length < steps:
             checkpoint.save(first + length, lambda states=states: jax.tree.leaves(parallel.collect(states)), history)
-        progress(length, float(metrics["loss"][:, -1].mean()))
+        progress(metrics["loss"].shape[1], float(metrics["loss"][:, -1].mean()))
     return states, history
 
 
 def _indices(runs: Sequence[Run], chosen: Int[np.ndarray, "r s"], recipe: Recipe) -> Int[np.ndarray, "r t b"]:
     """Samples of each run's batches, as indices into its category's features."""
-    orders = np.stack([episodes.batches(run, recipe.epochs, recipe.batch_size) for run in runs])
+    orders = np.stack([episodes.batches(run, recipe.epochs, recipe.batch_size, chosen.shape[1]) for run in runs])
     return np.take_along_axis(chosen[:, None, :], orders.reshape(len(runs), 1, -1), axis=2).reshape(orders.shape)
 
 
-def bytes_needed(programs: Programs, runs: int, features: Features, shots: int, recipe: Recipe | None) -> int:
+def bytes_needed(
+    programs: Programs,
+    runs: int,
+    features: Features | Source,
+    shots: int,
+    recipe: Recipe | None,
+    support: int | None = None,
+) -> int:
     """Bytes that each device needs for training its share of the runs, as XLA tells once it has compiled for it."""
     key = jax.ShapeDtypeStruct((runs,), jax.random.key(0).dtype)
-    category, chosen = (jax.ShapeDtypeStruct((runs, *shape), jnp.int32) for shape in ((), (shots,)))
-    rate = jax.ShapeDtypeStruct((), jnp.float32)
-    start = key, features, category, chosen, rate, programs.constants
-    if programs.steps is None or recipe is None or not recipe.epochs:
-        return parallel.bytes_of(programs.init.compile(*start))
-    steps = steps_per_call(len(episodes.batches(Run("", shots, 0), recipe.epochs, recipe.batch_size)))
-    indices = jax.ShapeDtypeStruct((runs, steps, recipe.batch_size), jnp.int32)
-    rates, keys = jax.ShapeDtypeStruct((steps,), jnp.float32), jax.ShapeDtypeStruct((runs, steps), key.dtype)
+    seen = min(shots, support or shots)
+    category, chosen = (jax.ShapeDtypeStruct((runs, *shape), jnp.int32) for shape in ((), (seen,)))
+    rate, held = jax.ShapeDtypeStruct((), jnp.float32), windows.shapes(features, runs * seen)
+    start = key, held, category, chosen, rate, programs.constants
     state = programs.init.shapes(*start)
-    return parallel.bytes_of(programs.steps.compile(state, features, category, indices, rates, keys))
+    fitted = 0
+    if programs.finalize is not None:
+        fitted = parallel.bytes_of(programs.finalize.compile(state.learned, state.fixed, held, category, chosen))
+    if programs.steps is None or recipe is None or not recipe.epochs:
+        return max(fitted, parallel.bytes_of(programs.init.compile(*start)))
+    batch = recipe.batch_size
+    steps = call_length(episodes.count_steps(shots, recipe.epochs, batch), runs, batch, features)
+    indices = jax.ShapeDtypeStruct((runs, steps, batch), jnp.int32)
+    rates, keys = jax.ShapeDtypeStruct((steps,), jnp.float32), jax.ShapeDtypeStruct((runs, steps), key.dtype)
+    held = windows.shapes(features, runs * steps * batch)
+    return max(fitted, parallel.bytes_of(programs.steps.compile(state, held, category, indices, rates, keys)))
+
+
+def call_length(steps: int, runs: int, batch: int, features: Features | Source) -> int:
+    """Steps in one call of the compiled program: all calls have one shape.
+
+    Of features that are read as steps need them, as many steps as their window has room for; those of every category
+    are as many, and the last call is padded, so that one program serves all.
+    """
+    if isinstance(features, Features):
+        return steps_per_call(steps)
+    room = windows.WINDOW_BYTES // (runs * batch * features.sample_bytes)
+    return max(1, min(MAX_STEPS_PER_CALL, room))
 
 
 def steps_per_call(steps: int) -> int:
