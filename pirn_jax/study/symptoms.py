@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pirn_jax.training.episodes import Run
+from pirn_jax.training.episodes import Run, Shots
 
 UNTRAINED = "untrained_image_auroc"
 """Image AUROC of the same run before its training; known of the lowest seed of each category in a group."""
@@ -105,7 +105,7 @@ def _notes(trainings: Mapping[Run, Training]) -> list[str]:
     return found + _fall(shots, trainings)
 
 
-def _fall(shots: int, trainings: Mapping[Run, Training]) -> list[str]:
+def _fall(shots: Shots, trainings: Mapping[Run, Training]) -> list[str]:
     """The note that the loss fell while detection fell."""
     known = [of_run for of_run in trainings.values() if UNTRAINED in of_run]
     if not known:
