@@ -1,6 +1,7 @@
 """The command `pirn` as its users run it: from good parts to verdicts on new ones."""
 
 import csv
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -14,9 +15,11 @@ import PIL.Image
 import pytest
 import tifffile
 
+from pirn_jax.data.problems import InputError
 from pirn_jax.inspection import bundle
 from tests import commands
 from tests.plates import SIZE, write_parts
+from tools.pirn import export
 
 FIT = ("--method=gaussian", "--encoder=chroma", "--input_size=56", "--foreground=none")
 
@@ -197,6 +200,35 @@ def test_an_exported_program_is_the_model_and_needs_jax_alone(home, tmp_path):
     expected = model.ready(images, None, SIZE)
     np.testing.assert_allclose(maps, expected.maps, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(scores, expected.scores, rtol=1e-5)
+
+
+def test_an_exported_onnx_graph_is_the_model_and_needs_onnx_runtime_alone(home, tmp_path):
+    pytest.importorskip("jax2onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    folder, _ = home
+    output = tmp_path / "plates.onnx"
+    done = run(folder, "export", f"--model={folder / 'plates.pirn'}", f"--output={output}", "--format=onnx")
+    assert done.returncode == 0, done.stderr
+    assert "ONNX with operators of version 23" in done.stdout
+    model = bundle.read(folder / "plates.pirn")
+    images = np.random.default_rng(3).integers(256, size=(1, 2, 56, 56, 3), dtype=np.uint8)
+    graph = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    maps, scores = graph.run(["map", "score"], {"images": images, "masks": np.ones((1, 49), bool)})
+    expected = model.ready(images, None, SIZE)
+    np.testing.assert_allclose(maps, expected.maps, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores, expected.scores, rtol=1e-5)
+
+
+def test_a_program_that_differs_is_not_left_behind(home, tmp_path):
+    folder, _ = home
+    model = bundle.read(folder / "plates.pirn")
+    content = export.stablehlo(model)
+    assert max(export.difference(model, content, export.FORMATS["stablehlo"].run)) < 1e-5
+    other = model._replace(ready=dataclasses.replace(model.ready, scales=1.001 * model.ready.scales))
+    apart = export.difference(other, content, export.FORMATS["stablehlo"].run)
+    with pytest.raises(InputError, match="differs from the model by 1.0e-03 of the score.*nothing was written"):
+        export.write(tmp_path / "plates.hlo", content, apart)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["fit", "inspect", "serve", "export", "check"])
