@@ -21,12 +21,16 @@ def text(plan: Plan, cells: int = 1) -> str:
         [
             *lines,
             "",
-            f"{plan.samples} samples, {plan.disk / GIB:.1f} GiB in the cache, {_minutes(plan.prepare)} where none is "
+            f"{plan.samples} samples, {_size(plan.disk)} in the cache, {_minutes(plan.prepare)} where none is "
             "there yet.",
             f"{_minutes(total)} in all on this machine as busy as now, metrics and pages left out; "
             f"{available() / GIB:.1f} GiB of memory are available.",
         ]
     )
+
+
+def _size(count: int) -> str:
+    return f"{count / GIB:.1f} GiB" if count > GIB else f"{count / 2**20:.1f} MiB"
 
 
 def _minutes(seconds: float) -> str:

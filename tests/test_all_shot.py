@@ -231,3 +231,17 @@ def test_wrong_shots_are_one_sentence(tmp_path, flags, sentence):
     assert done.returncode == 1
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_plan_is_printed_and_nothing_is_started(tmp_path):
+    flags = ("--debug", "--encoder=random", "--grid=8", "--num_layers=1", "--score=cosine", "--fusion=sum")
+    flags += ("--categories=knob", "--shots=2,all", "--seeds=3", "--epochs=5", "--batch_size=2", "--plan")
+    done = commands.run("experiments.fewshot", *flags, f"--output_dir={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out").exists()
+    rows = [line.split() for line in done.stdout.splitlines()]
+    few, every = (next(row for row in rows if row[:1] == [shots]) for shots in ("2", "all"))
+    assert (few[:3], every[:3]) == (["2", "3", "5"], ["all", "3", "10"])
+    assert all(float(row[3]) >= 0 and float(row[5]) >= 0 and float(row[7]) > 1 for row in (few, every))
+    # Four good parts, one for validation, nine test parts; features of 192 channels, images and mask of 224 pixels.
+    assert f"14 samples, {14 * (4 * 2 * 64 * 192 + 7 * 224**2) / 2**20:.1f} MiB in the cache" in done.stdout

@@ -101,7 +101,10 @@ def run_all(schedule: Schedule) -> list[FinishedGroup]:
     programs = _Programs(train.compile_programs(method), scoring.compile_program(method), support)
     index, count = parallel.process()
     groups = [group for shots in schedule.spec.shots for group in _cut(schedule, programs.train, shots, count)]
-    finished = {group.name: _load(schedule, group) or _run(schedule, programs, group) for group in groups[index::count]}
+    finished = {group.name: found for group in groups[index::count] if (found := _load(schedule, group))}
+    unfinished = [group for group in groups[index::count] if group.name not in finished]
+    _require_memory(schedule, programs.train, [group for group in unfinished if group.runs[0].shots == ALL])
+    finished |= {group.name: _run(schedule, programs, group) for group in unfinished}
     parallel.barrier("groups")
     for group in groups:
         if group.name not in finished:
@@ -141,32 +144,47 @@ def _cut(schedule: Schedule, programs: train.Programs, shots: Shots, processes: 
 
 
 def _cut_all(schedule: Schedule, programs: train.Programs, runs: list[Run], processes: int) -> list[Group]:
-    """A category's runs share its features, which are read as steps need them; no other category's are.
-
-    Raises:
-      InputError: if the largest category's runs exceed the memory.
-    """
-    spec, episodes = schedule.spec, schedule.data.selection.episodes
+    """A category's runs share its features, which are read as steps need them; no other category's are."""
+    episodes = schedule.data.selection.episodes
     largest = max(runs, key=lambda run: len(episodes[run]))
-    source, support, parts = _of(schedule, largest).train.features, spec.support(ALL), len(episodes[largest])
-
-    def needs(some: int) -> int:
-        return train.bytes_needed(programs, some, source, parts, spec.recipe, support)
-
-    seeds = spec.seeds
-    size = parallel.runs_at_once(seeds, needs, processes=-(-processes // len(schedule.data.selection.splits)))
-    assert isinstance(source, Reader)
-    host = min(parts, source.room) * source.sample_bytes + 2 * windows.WINDOW_BYTES
-    device = needs(size) if jax.default_backend() == "cpu" else 0
-    require(
-        host + device,
-        f"{size} runs on {parts} parts of {largest.category}, features of {source.sample_bytes / 2**20:.2f} MiB each,",
-        "lower --feature_memory, --seeds, --batch_size or --grid" + (", or --support_parts" if support is None else ""),
+    size = parallel.runs_at_once(
+        schedule.spec.seeds,
+        lambda some: _bytes_needed(schedule, programs, largest, some),
+        processes=-(-processes // len(schedule.data.selection.splits)),
     )
     return [
         Group(f"{ALL}-{number:03d}", some, size, f"all {len(episodes[some[0]])} good parts of {some[0].category}{of}")
         for number, (some, of) in enumerate(_by_category(runs, size))
     ]
+
+
+def _bytes_needed(schedule: Schedule, programs: train.Programs, run: Run, count: int) -> int:
+    """Bytes that each device needs for so many runs like this one, which takes every good part."""
+    parts, support = len(schedule.data.selection.episodes[run]), schedule.spec.support(ALL)
+    source = _of(schedule, run).train.features
+    return train.bytes_needed(programs, count, source, parts, schedule.spec.recipe, support)
+
+
+def _require_memory(schedule: Schedule, programs: train.Programs, groups: list[Group]) -> None:
+    """Raises InputError, with the flags that help, if the largest of some groups exceeds the memory.
+
+    Each is of runs that take every good part of a category.
+    """
+    if not groups:
+        return
+    episodes = schedule.data.selection.episodes
+    largest = max(groups, key=lambda group: len(episodes[group.runs[0]]))
+    run, source = largest.runs[0], _of(schedule, largest.runs[0]).train.features
+    assert isinstance(source, Reader)
+    parts = len(episodes[run])
+    host = min(parts, source.room) * source.sample_bytes + 2 * windows.WINDOW_BYTES
+    device = _bytes_needed(schedule, programs, run, largest.size) if jax.default_backend() == "cpu" else 0
+    require(
+        host + device,
+        f"{largest.size} runs on {parts} parts of {run.category}, each {source.sample_bytes / 2**20:.2f} MiB,",
+        "lower --feature_memory, --seeds, --batch_size or --grid"
+        + (", or --support_parts" if schedule.spec.support(ALL) is None else ""),
+    )
 
 
 def _by_category(runs: list[Run], size: int) -> Iterator[tuple[list[Run], str]]:

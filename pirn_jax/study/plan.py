@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from pirn_jax import features, inputs, scoring
@@ -96,20 +97,17 @@ def make(spec: Spec, splits: dict[str, Splits], stage: Stage, memory: int = MEMO
     Raises:
       InputError: if samples cannot be read, or there are too few.
     """
-    drawn = {
-        shots: {c: [len(episodes.draw(Run(c, shots, s), len(of.train))) for s in range(spec.seeds)] for c, of in every}
-        for every in [splits.items()]
+    episode = {
+        shots: {c: len(episodes.draw(Run(c, shots, 0), len(of.train))) for c, of in splits.items()}
         for shots in spec.shots
     }
-    needed = {c: _needed(spec, of, c) for c, of in splits.items()}
-    samples = sum(needed.values()) + sum(len(of.test) for of in splits.values())
+    samples = sum(_learned(spec, c, of) + len(of.test) for c, of in splits.items())
     first = next(iter(splits.values()))
     with stage("measuring rates", 1 + len(spec.shots)) as advance:
         seconds, patches = _prepare(spec, [*first.train, *first.test][: features.BATCH + 1])
         advance(1)
         rows = []
-        for shots in spec.shots:
-            parts = {c: of_seeds[0] for c, of_seeds in drawn[shots].items()}
+        for shots, parts in episode.items():
             rows.append(_row(spec, shots, parts, splits, patches, memory))
             advance(1)
     side = spec.preparation.size
@@ -117,7 +115,7 @@ def make(spec: Spec, splits: dict[str, Splits], stage: Stage, memory: int = MEMO
     return Plan(rows, samples, samples * one, samples * seconds)
 
 
-def _needed(spec: Spec, split: Splits, category: str) -> int:
+def _learned(spec: Spec, category: str, split: Splits) -> int:
     """Good and validation parts of a category whose features are needed."""
     if ALL in spec.shots:
         return len(split.train) + len(split.validation)
@@ -145,30 +143,28 @@ def _prepare(spec: Spec, records: Sequence[Record]) -> tuple[float, int]:
 def _row(spec: Spec, shots: Shots, parts: dict[str, int], splits: dict[str, Splits], patches: int, memory: int) -> Row:
     """Plan of one number of shots; `parts` are those of an episode of each category."""
     shape = len(spec.modalities), len(spec.encoder.groups), patches, spec.encoder.config.width
-    one = 4 * int(np.prod(shape))
-    together = spec.seeds if shots == ALL else spec.seeds * len(splits)
-    size = parallel.runs_at_once(together)
-    rates = _rates(spec, size, shape)
-    models, tests = spec.seeds * len(splits), {c: len(of.test) for c, of in splits.items()}
-    recipe = spec.recipe
-    steps = {
-        c: 0 if recipe is None else episodes.count_steps(n, recipe.epochs, recipe.batch_size) for c, n in parts.items()
-    }
-    groups = _groups(shots, parts, size, spec.seeds)
-    # Banks grow with the parts, and each of their rows is compared with all others.
-    kept = {c: min(n, spec.support(shots) or n) / _PARTS for c, n in parts.items()}
-    training = sum(rates.step * steps[c] + rates.fit * kept[c] ** 2 for c in groups)
-    calibrated = {c: 0 if spec.fusion == "sum" else kept[c] * _PARTS for c in parts}
+    size = parallel.runs_at_once(spec.seeds if shots == ALL else spec.seeds * len(splits))
+    rates, groups = _rates(spec, size, shape), _groups(shots, parts, size, spec.seeds)
+    recipe, tests = spec.recipe, {c: len(of.test) for c, of in splits.items()}
     padded = tests if shots == ALL else dict.fromkeys(tests, max(tests.values()))
-    holds = spec.build().finalize is not None and rates.fit > 0
-    scored = sum(rates.score * (kept[c] if holds else 1) * (padded[c] + calibrated[c]) for c in groups)
+    steps = {c: recipe and episodes.count_steps(n, recipe.epochs, recipe.batch_size) or 0 for c, n in parts.items()}
+    # Banks grow with the parts that they are made from, and each of their rows is compared with all others.
+    support = {c: min(n, spec.support(shots) or n) for c, n in parts.items()}
+    bank = {c: support[c] / _PARTS if rates.fit else 1.0 for c in parts}
+    training = sum(rates.step * steps[c] + rates.fit * bank[c] ** 2 for c in groups)
+    calibrated = {c: 0 if spec.fusion == "sum" else support[c] for c in parts}
+    scored = sum(rates.score * bank[c] * (padded[c] + calibrated[c]) for c in groups)
+    held = _held(spec, shots, parts, splits, 4 * int(np.prod(shape)), memory)
+    between = min(steps.values()), max(steps.values())
+    return Row(shots, spec.seeds * len(splits), between, training, scored, BASE_BYTES + held + rates.bytes)
+
+
+def _held(spec: Spec, shots: Shots, parts: dict[str, int], splits: dict[str, Splits], one: int, memory: int) -> int:
+    """Bytes of features that are held at a time; `one` are those of a sample."""
     if shots == ALL:
-        held = min(memory, one * max(parts.values())) + 2 * windows.WINDOW_BYTES
-    else:
-        learned = sum(min(len(of.train), spec.seeds * parts[c]) for c, of in splits.items())
-        held = 2 * one * (learned + len(tests) * max(tests.values()))
-    least, most = min(steps.values()), max(steps.values())
-    return Row(shots, models, (least, most), training, scored, BASE_BYTES + held + rates.bytes)
+        return min(memory, one * max(parts.values())) + 2 * windows.WINDOW_BYTES
+    learned = sum(min(len(of.train), spec.seeds * parts[c]) for c, of in splits.items())
+    return 2 * one * (learned + sum(len(of.test) for of in splits.values()))
 
 
 def _groups(shots: Shots, parts: dict[str, int], size: int, seeds: int) -> list[str]:
@@ -182,7 +178,7 @@ def _rates(spec: Spec, runs: int, shape: tuple[int, ...]) -> Rates:
     """Rates of a group of runs on random features."""
     method, rng = spec.build(), np.random.default_rng(0)
     programs = train.compile_programs(method)
-    values = rng.normal(size=(1, _PARTS, *shape)).astype(method.precision)
+    values = rng.normal(size=(1, _PARTS, *shape)).astype(jnp.dtype(method.precision))
     held = Features(*jax.device_put((values, np.ones((1, _PARTS, shape[2]), bool))))
     every = [Run("", _PARTS, seed) for seed in range(runs)]
     category, chosen = np.zeros(runs, int), np.tile(np.arange(_PARTS), (runs, 1))
