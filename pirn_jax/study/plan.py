@@ -1,5 +1,6 @@
 """Plans of studies: models, steps, bytes, and minutes from rates that are measured in a minute on this machine."""
 
+import dataclasses
 import pathlib
 import tempfile
 import time
@@ -187,10 +188,12 @@ def _rates(spec: Spec, runs: int, shape: tuple[int, ...]) -> Rates:
         batch = recipe.batch_size
         states = train.initialise(programs, every, held, category, chosen, recipe, batch)
         order = np.stack([episodes.batches(run, 1 + batch * _STEPS // _PARTS, batch)[:_STEPS] for run in every])
-        needed = train.bytes_needed(programs, runs, held, _PARTS, recipe) - sum(x.nbytes for x in held)
+        # As many steps as are measured, so that the program is compiled once.
+        once = dataclasses.replace(recipe, epochs=1)
+        needed = train.bytes_needed(programs, runs, held, batch * _STEPS, once) - sum(x.nbytes for x in held)
         states, _ = train.advance(programs, states, held, category, order)
         step = _seconds(lambda: train.advance(programs, states, held, category, order)) / _STEPS
-    untrained = None if recipe is None else type(recipe)(0, recipe.learning_rate, recipe.batch_size)
+    untrained = None if recipe is None else dataclasses.replace(recipe, epochs=0)
 
     def fit() -> train.Trained:
         return jax.block_until_ready(train.train(programs, every, held, category, chosen, untrained)[0])
