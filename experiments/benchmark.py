@@ -74,6 +74,8 @@ def _row(case: dict[str, float]) -> str:
         text += f"; parts/s ours {case['parts_per_s']:.1f}, reference {case['reference_parts_per_s']:.1f}"
         text += f"; cold start {case['cold_start_s']:.1f} s, nothing compiled {case['cold_start_empty_s']:.1f} s"
         text += f"; peak {case['peak_mb']:.0f} MB"
+    if "paper_ms" in case:
+        text += f"; p50 ours {1000 * case['ours']:.1f} ms, the PIRN paper's {case['paper_ms']} ms (hardware not named)"
     if "exponent" in case:
         text += f"; time grows as the power {case['exponent']:z.2f}"
     if "models" in case:

@@ -15,7 +15,7 @@ ROOMS += ("inspection", "report")
 """Each may import from itself and from those before it; all may import the leaves, which import none of them."""
 
 OPTIONAL = ("open3d", "tensorflow_datasets", "tensorflow", "array_record", "apache_beam", "OpenEXR", "tensorboardX")
-OPTIONAL += ("torch", "transformers", "timm")
+OPTIONAL += ("torch", "transformers", "timm", "matplotlib", "sklearn")
 FILES = sorted((ROOT / "pirn_jax").rglob("*.py"))
 
 

@@ -5,7 +5,8 @@ PyTorch, up to the same block: it does less. Parameters are untrained, which cos
 median seconds for one part, `p99_ms` the 99th percentile; `parts_per_s` is the best over batches of 1 to 16.
 `floor_fraction` is the share of the machine's matrix-product ceiling, counting the encoder's products only. Cold
 start is a process from its start to its first score, with the programs compiled by an earlier one or (`_empty`) with
-none; `peak_mb` is its largest resident memory, `peak_device_mb` that of an accelerator.
+none; `peak_mb` is its largest resident memory, `peak_device_mb` that of an accelerator. `paper_ms` stands beside the
+encoder of the PIRN paper: its published latency, on hardware that is not named (it trains on two RTX 4090).
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.paper.published import LATENCY_MS
 from experiments.suites import encoder, timing
 from experiments.suites.train import as_features
 from pirn_jax.encoders import conversion, pretrained, weights
@@ -68,7 +70,8 @@ def measure(repeats: int) -> dict[str, timing.Case]:
             last = dataclasses.replace(ready.spec.encoder.config, depth=max(ready.spec.encoder.groups[0]))
             floor = encoder.operations(last, 2) / ceiling
             shares = {"floor_fraction": floor / case["ours"], "reference_fraction": floor / case["reference"]}
-            found[f"{title}, float32, one part"] = {**case, **shares, **_cold_starts(study)}
+            paper = {"paper_ms": LATENCY_MS} if title == "B/14" else {}
+            found[f"{title}, float32, one part"] = {**case, **shares, **paper, **_cold_starts(study)}
     return found
 
 

@@ -65,7 +65,7 @@ def side_by_side(
       runs: of each method the study, and of one run the distances (samples, k, n) of these samples and the scales (k,).
     """
     (first, _, _), *_ = runs.values()
-    seen = _see(records[shown], first)
+    seen = see(records[shown], first)
     pictures = {"RGB": seen.rgb, first.preparation.geometry.capitalize(): seen.geometry}
     for method, (spec, distances, scales) in runs.items():
         fused = [spec.maps.fused(of, scales, seen.rgb.shape[:2]) for of in distances]
@@ -74,7 +74,7 @@ def side_by_side(
     return comparison.Part(name, pictures | marked)
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """A part as a page shows it: the photo, its geometry as colours, the marked defect."""
 
     rgb: UInt8[np.ndarray, "h w 3"]
@@ -82,12 +82,13 @@ class _Seen(NamedTuple):
     gt: Bool[np.ndarray, "h w"] | None
 
 
-def _see(record: Record, spec: Spec) -> _Seen:
+def see(record: Record, spec: Spec) -> Seen:
+    """The part in the size of a page's pictures."""
     part = sample.load(record)
     height, width = part.rgb.shape[:2]
     shrink = min(1.0, _SIDE / max(height, width))
     size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
-    return _Seen(
+    return Seen(
         _resized(part.rgb, size, PIL.Image.Resampling.BICUBIC),
         inputs.geometry(part, spec.preparation).image(size),
         # However thin a defect is, it stays on the picture.
@@ -96,7 +97,7 @@ def _see(record: Record, spec: Spec) -> _Seen:
 
 
 def _picture(kind: str, record: Record, distances: np.ndarray, scales: np.ndarray, score: float, spec: Spec) -> Picture:
-    seen = _see(record, spec)
+    seen = see(record, spec)
     size = seen.rgb.shape[:2]
     maps = spec.maps.upsample(distances / scales[:, None], size)
     return Picture(
