@@ -10,7 +10,7 @@ import time
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 QUIET = ["disable-background-networking", "disable-component-update", "disable-sync", "disable-quic", "no-first-run"]
-KEYS = {"Enter": (13, "\r"), "Escape": (27, ""), "Tab": (9, "")}
+KEYS = {"Enter": (13, "\r"), "Escape": (27, ""), "Tab": (9, ""), "ArrowRight": (39, "")}
 
 
 class Browser:

@@ -226,6 +226,30 @@ def test_a_person_inspects_a_part_in_a_browser(home, address, tmp_path, width):
         browser.evaluate(f'({slide})(document.querySelector("#opacity"))')
         assert browser.evaluate(pixels) != outlined
         assert browser.evaluate('document.querySelectorAll("#rows tr").length') == 1
+        pictures = '["photo", "surface"].map(i => document.getElementById(i).naturalWidth)'
+        assert browser.evaluate(pictures) == [SIZE[1], 56]
+        scan = 'document.querySelector("#scan3d").toDataURL()'
+        inked = """(() => { const c = document.querySelector("#scan3d"), context = c.getContext("2d");
+          const d = context.getImageData(0, 0, c.width, c.height).data;
+          let n = 0; for (let i = 3; i < d.length; i += 4) n += d[i] > 0; return n / (d.length / 4); })()"""
+        assert browser.evaluate(inked) > 0.1
+        seen = browser.evaluate(scan)
+        browser.evaluate('document.querySelector("#scan3d").focus()')
+        browser.press("ArrowRight")
+        turned = browser.evaluate(scan)
+        assert turned != seen
+        middle = browser.evaluate("""(() => { const e = document.querySelector("#scan3d");
+          e.scrollIntoView({block: "center"}); const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()""")
+        for kind, along in (("touchStart", 0), ("touchMove", 30), ("touchMove", 60)):
+            touch = [{"x": middle[0] + along, "y": middle[1]}]
+            browser.call("Input.dispatchTouchEvent", type=kind, touchPoints=touch)
+        browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        touched = browser.evaluate(scan)
+        assert touched != turned
+        for kind, along in (("mousePressed", 0), ("mouseMoved", 40), ("mouseReleased", 40)):
+            mouse = {"x": middle[0] + along, "y": middle[1], "button": "left", "buttons": 1, "clickCount": 1}
+            browser.call("Input.dispatchMouseEvent", type=kind, **mouse)
+        assert browser.evaluate(scan) != touched
         assert browser.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
         wrong = [e for e in browser.events if e["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
         assert [e for e in wrong if "favicon" not in json.dumps(e)] == []

@@ -1,10 +1,8 @@
 """The web service: parts in, verdicts out, for programs under /v1 and for people at /."""
 
 import asyncio
-import base64
 import contextlib
 import hmac
-import io
 import pathlib
 import queue
 import tempfile
@@ -12,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-import PIL.Image
 import tifffile
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
@@ -27,8 +24,9 @@ from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
 from pirn_jax.inspection.bundle import Bundle
 from pirn_jax.inspection.verdicts import Limits
-from pirn_jax.report import figures, inspection, page
-from tools.pirn.worker import Answer, Worker
+from pirn_jax.report import figures, page
+from tools.pirn import answers
+from tools.pirn.worker import Worker
 
 _SUFFIXES = {
     ".png": "rgb",
@@ -40,7 +38,6 @@ _SUFFIXES = {
     ".pcd": "cloud",
 }
 _CAMERA = ("scale", "fx", "fy", "cx", "cy")
-_MAPS = ("none", "png", "tiff", "raw")
 
 
 class _Counted:
@@ -124,12 +121,13 @@ def build(
         """Verdict on a part: multipart form with `rgb`, and `scan` (xyz TIFF, organised PLY or PCD) or `depth`.
 
         With `depth` also `scale` (metres in one unit of the file), `fx`, `fy` and, if known, `cx` and `cy`. `?map=png`
-        adds the map over the photo, `tiff` the map as float32 TIFF, `raw` its little-endian float32 values, in base64.
+        adds the map over the photo, `tiff` the map as float32 TIFF, `raw` its little-endian float32 values, in base64;
+        with `raw` also what the page shows: the surface as PNG, and a thinned scan.
         """
         begin = time.perf_counter()
         check(request)
-        if map not in _MAPS:
-            raise HTTPException(422, f"map={map}: choose from {', '.join(_MAPS)}")
+        if map not in answers.MAPS:
+            raise HTTPException(422, f"map={map}: choose from {', '.join(answers.MAPS)}")
         with tempfile.TemporaryDirectory() as place:
             record = await _received(request, pathlib.Path(place), model, most_pixels)
             try:
@@ -140,7 +138,7 @@ def build(
                 raise HTTPException(422, str(error).replace(f"{place}/", "")) from error
         answered.labels(answer.verdict.verdict).inc()
         seconds.observe(time.perf_counter() - begin)
-        return _told(answer, limit, map)
+        return answers.told(answer, limit, map)
 
     @app.get("/v1/model")
     async def about(request: Request) -> dict[str, Any]:
@@ -165,6 +163,7 @@ def build(
     async def people() -> HTMLResponse:
         """A page to try parts by hand."""
         told = {"model": name, "promise": limit.score.text, "token": bool(token), "gradient": figures.heat_gradient()}
+        told["geometry"] = model.ready.settings["geometry"]
         return HTMLResponse(page.render("service.html.jinja", **told))
 
     return app
@@ -237,27 +236,3 @@ def _camera(form: Mapping[str, Any]) -> str:
             except (TypeError, ValueError) as error:
                 raise HTTPException(422, f"{name}={text}: give a number") from error
     return "\n".join(lines)
-
-
-def _told(answer: Answer, limit: Limits, form: str) -> dict[str, Any]:
-    verdict, values = answer.verdict, answer.values
-    told: dict[str, Any] = {
-        "verdict": verdict.verdict,
-        "score": verdict.score,
-        "p_value": verdict.p_value,
-        "threshold": limit.score.as_json()["value"],
-        "regions": [region._asdict() | {"text": inspection.region_text(region)} for region in verdict.regions],
-        "note": answer.ready.prepared.note,
-        "size": values.shape,
-    }
-    if form == "none":
-        return told
-    buffer = io.BytesIO()
-    if form == "raw":
-        buffer.write(values.astype("<f4").tobytes())
-        told["brightest"] = limit.highest
-    elif form == "tiff":
-        tifffile.imwrite(buffer, values)
-    else:
-        PIL.Image.fromarray(inspection.overlay(answer.ready.part.rgb, values, limit)).save(buffer, "png")
-    return told | {"map": base64.b64encode(buffer.getvalue()).decode()}
