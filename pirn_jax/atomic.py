@@ -2,12 +2,22 @@
 
 import contextlib
 import csv
+import errno
 import io
 import os
 import pathlib
 import secrets
-from collections.abc import Iterable, Iterator
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Collection, Iterable, Iterator
 from typing import BinaryIO
+
+import numpy as np
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""Numbers of the errors of a place that can be read only."""
 
 
 @contextlib.contextmanager
@@ -22,6 +32,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def load_arrays(path: pathlib.Path, without: Collection[str] = ()) -> dict[str, np.ndarray] | None:
+    """Arrays of an .npz, but for some names; None where there is no whole and readable file. Nothing in it is executed."""
+    try:
+        # NumPy leaves a file open that it opened itself and that is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files if name not in without}
+    except (OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, AttributeError, MemoryError):
+        return None
+    except (SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error):
+        return None
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

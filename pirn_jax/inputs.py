@@ -4,8 +4,6 @@ import collections
 import dataclasses
 import hashlib
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +11,7 @@ import numpy as np
 import PIL.Image
 
 from pirn_jax import atomic
-from pirn_jax.data import sample
+from pirn_jax.data import plausibility, sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record, Sample
 from pirn_jax.geometry import (
@@ -33,15 +31,6 @@ NORMALS = {"exact": normals.estimate, "open3d": normals_open3d.estimate}
 FOREGROUND = {"plane": foreground.find, "open3d": foreground_open3d.find_open3d}
 GEOMETRIES = ("normals", "depth")
 """Choices of the second modality; the first is RGB."""
-
-_ALONG = 0.3
-"""Correlation of x with columns, and of y with rows, from which points count as in order (our choice)."""
-
-_FAR_SHARE, _FAR_TIMES = 0.01, 3.0
-"""Share of the points at one depth, and times of the others' median, that count as far (our choice)."""
-
-_FARTHEST, _NEAREST = 10.0, 0.01
-"""Median distances in metres of a scan that no one means (our choice): a part is scanned from 10 cm to some metres."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +121,7 @@ def geometry(part: Sample, preparation: Preparation) -> Geometry:
     """
     xyz, region, notes = part.xyz, None, []
     if xyz is not None:
-        notes.append(scan_note(xyz))
+        notes.append(plausibility.scan_note(xyz))
         if preparation.foreground != "none":
             found = FOREGROUND[preparation.foreground](xyz, preparation.plane_tolerance, preparation.cluster_reach)
             notes.append(found.note)
@@ -267,74 +256,20 @@ def load_cached(path: pathlib.Path, values: bool = True) -> Prepared | None:
 
     Without `values` these are empty and not read.
     """
-    try:
-        # NumPy leaves a file open that it opened itself and that is damaged.
-        with path.open("rb") as file, np.load(file) as arrays:
-            read = arrays["values"] if values else np.zeros(0)
-            return Prepared(read, arrays["mask"], str(arrays["note"]))
-    except (OSError, EOFError, ValueError, TypeError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error):
+    arrays = atomic.load_arrays(path, () if values else ("values",))
+    if arrays is None or {"values", *arrays} != {"values", "mask", "note"}:
         return None
+    return Prepared(arrays["values"] if values else np.zeros(0), arrays["mask"], str(arrays["note"]))
 
 
 def save_cached(path: pathlib.Path, entry: Prepared) -> None:
-    """Puts an entry into the cache."""
-    with atomic.replacing(path) as file:
-        np.savez(file, values=entry.values, mask=entry.mask, note=np.array(entry.note))
-
-
-def scan_note(xyz: np.ndarray) -> str:
-    """Implausible properties of points (h, w, 3) in metres, a sentence; empty if there are none."""
-    points = xyz[np.any(xyz != 0, axis=-1)]
-    if not points.size:
-        return ""
-    far = _far_note(points[:, 2])
-    notes = [far]
-    if np.ptp(points[:, :2], axis=0).min() == 0 and min(xyz.shape[:2]) > 1:
-        notes.append("all its points have one x or one y, so its normals mean nothing; take --normals=native if it can")
-    elif not far:
-        notes.append(_frame_note(xyz))
-    middle = float(np.median(np.linalg.norm(points, axis=-1)))
-    if not far and not _NEAREST <= middle <= _FARTHEST:
-        rounded = float(f"{middle:.1g}")
-        notes.append(
-            f"its points lie about {rounded:g} m away; if they are in another unit, say so with --xyz_unit, or for "
-            "depth images with the scale in dataset.toml"
-        )
-    return "; ".join(filter(None, notes))
-
-
-def _frame_note(xyz: np.ndarray) -> str:
-    """Sentence on points out of the camera frame: x rises with columns, y with rows, z is in front of the camera."""
-    seen = np.argwhere(np.any(xyz != 0, axis=-1))
-    seen = seen[:: max(1, len(seen) // 10_000)]
-    points = xyz[tuple(seen.T)].astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        across = [np.corrcoef(seen[:, 1 - axis], points[:, axis])[0, 1] for axis in range(2)]
-    odd = [
-        f"{name} {'falls' if value < -_ALONG else 'does not rise'} from {of} to {of}"
-        for name, of, value in zip("xy", ("column", "row"), across, strict=True)
-        if value < _ALONG
-    ]
-    if np.median(points[:, 2]) < 0:
-        odd.append("z points at the camera")
-    if not odd:
-        return ""
-    return (
-        f"{' and '.join(odd)}: x points right, y down and z away from the camera, row by row; turn or reorder the "
-        "points (cv2.imwrite reverses channels: write xyz[..., ::-1], OpenGL's y and z change signs)"
-    )
-
-
-def _far_note(depths: np.ndarray) -> str:
-    """Sentence on many points at one depth far behind all others, as programs write it where nothing was seen."""
-    last = float(depths.max())
-    there = depths == last
-    rest = depths[~there]
-    middle = float(np.median(rest)) if rest.size else 0.0
-    if there.mean() < _FAR_SHARE or not 0 < _FAR_TIMES * middle < last:
-        return ""
-    share = f"{there.mean():.0%} of its points lie at one depth, {last:.6g} m, far behind the rest"
-    return f"{share}; write 0 where nothing was seen"
+    """Puts an entry into the cache; where that can only be read, the entry is computed anew each time."""
+    try:
+        with atomic.replacing(path) as file:
+            np.savez(file, values=entry.values, mask=entry.mask, note=np.array(entry.note))
+    except OSError as error:
+        if error.errno not in atomic.READ_ONLY:
+            raise
 
 
 def _fitted(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

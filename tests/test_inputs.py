@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from pirn_jax import inputs
-from pirn_jax.data import sample
+from pirn_jax.data import plausibility, sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Files, Record, Sample
 from pirn_jax.data.scans import Cloud, Depth, Intrinsics, NormalMap
@@ -244,7 +244,7 @@ def test_geometry_of_another_size_is_brought_to_the_frame_of_the_image():
 
 @pytest.mark.parametrize(("distance", "odd"), [(500.0, True), (0.5, False), (3.0, False), (0.001, True)])
 def test_odd_distances_are_noted_with_the_number_and_the_remedy(distance, odd):
-    note = inputs.scan_note(plane(0.0) * 1e-3 + np.float32([0, 0, distance]))
+    note = plausibility.scan_note(plane(0.0) * 1e-3 + np.float32([0, 0, distance]))
     assert bool(note) == odd
     if distance == 500.0:
         assert "500 m" in note
@@ -254,9 +254,9 @@ def test_odd_distances_are_noted_with_the_number_and_the_remedy(distance, odd):
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_scan_that_holds_depth_only_is_noted(axis):
     xyz = plane()
-    assert inputs.scan_note(xyz) == ""
+    assert plausibility.scan_note(xyz) == ""
     xyz[..., axis] = 0.166
-    assert "one x or one y" in inputs.scan_note(xyz)
+    assert "one x or one y" in plausibility.scan_note(xyz)
 
 
 def test_what_was_prepared_is_found_again_and_a_damaged_file_is_made_anew(record, tmp_path, monkeypatch):

@@ -8,8 +8,7 @@ import PIL.Image
 import pytest
 import tifffile
 
-from pirn_jax import inputs
-from pirn_jax.data import clouds, folder, images, maps, sample
+from pirn_jax.data import clouds, eyecandies, folder, images, maps, plausibility, sample, settings
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.scans import Depth, Intrinsics
 
@@ -57,8 +56,8 @@ def test_a_missing_decoder_is_told_with_the_package(tmp_path, monkeypatch, error
     ("content", "told"),
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of Git LFS in place of"),
-        (b"<!DOCTYPE html><html></html>", "a web page in place of the file"),
-        (b"\n <html>", "a web page in place of the file"),
+        (b"<!DOCTYPE html><html></html>", "a web page, probably"),
+        (b"\n <html>", "a web page, probably"),
     ],
 )
 def test_what_lies_under_the_name_of_a_file_is_told(tmp_path, content, told):
@@ -144,17 +143,17 @@ FRAMES = {
 def test_points_in_another_frame_or_order_are_noted(name):
     change, told = FRAMES[name]
     xyz = grid() - np.float32([0.08, 0.06, 0])
-    assert inputs.scan_note(xyz) == ""
-    assert told in inputs.scan_note(np.ascontiguousarray(change(xyz)))
+    assert plausibility.scan_note(xyz) == ""
+    assert told in plausibility.scan_note(np.ascontiguousarray(change(xyz)))
 
 
 def test_a_far_value_in_place_of_holes_is_noted_and_one_far_point_is_not():
     xyz = grid()
     xyz[3:5, 4:9, 2] = 65.535
-    assert "5% of its points lie at one depth, 65.535 m, far behind the rest" in inputs.scan_note(xyz)
+    assert "5% of its points lie at one depth, 65.535 m, far behind the rest" in plausibility.scan_note(xyz)
     single = grid()
     single[0, 0, 2] = 65.535
-    assert "far behind" not in inputs.scan_note(single)
+    assert "far behind" not in plausibility.scan_note(single)
 
 
 def test_depths_beyond_all_measure_are_refused(tmp_path):
@@ -182,3 +181,61 @@ def test_a_program_in_place_of_weights_is_told(tmp_path):
     (tmp_path / "a.pt").write_bytes(buffer.getvalue())
     with pytest.raises(ValueError, match="is a TorchScript program, not tensors"):
         public_files.read(tmp_path / "a.pt")
+
+
+def laughs(depth: int) -> str:
+    """YAML whose aliases stand for ten to the power of `depth` numbers."""
+    lines = ["a0: &a0 [1, 1]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, depth)]
+    return "\n".join([*lines, f"normalization: [*a{depth - 1}]"])
+
+
+@pytest.mark.parametrize(
+    "text", [laughs(12), "normalization: !!int ''", "normalization: !!timestamp x", "[" * 5000, "a: !!python/none x"]
+)
+def test_texts_that_mean_more_than_they_hold_are_refused(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(InputError, match="not readable YAML"):
+        eyecandies._read_yaml(tmp_path / "a.yaml")
+    (tmp_path / settings.NAME).write_text("a = " + "[" * 5000)
+    with pytest.raises(InputError, match="not TOML"):
+        settings.read(tmp_path / settings.NAME)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("BMP", "BMP"), ("TIFF", "TIFF"), ("EPS", "PostScript file"), ("GIF", "GIF")]
+)
+def test_only_png_and_jpeg_are_decoded_whatever_the_name(tmp_path, kind, name):
+    """EPS would start Ghostscript."""
+    PIL.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a", kind)
+    for read, end in ((images.read_rgb, "a.png"), (images.read_mask, "b.png"), (images.read_size, "c.jpg")):
+        (tmp_path / end).write_bytes((tmp_path / "a").read_bytes())
+        with pytest.raises(InputError, match=rf"not a readable image \(it is a {name}\); save it as PNG or JPEG"):
+            read(tmp_path / end)
+
+
+def test_a_tiff_that_names_another_file_reads_none(tmp_path):
+    tifffile.imwrite(tmp_path / "other.ome.tiff", grid()[..., 0], metadata={"axes": "YX"})
+    tifffile.imwrite(tmp_path / "a.ome.tiff", grid()[..., 0], metadata={"axes": "YX"})
+    data = (tmp_path / "a.ome.tiff").read_bytes()
+    (tmp_path / "a.tiff").write_bytes(data.replace(b"a.ome.tiff", b"other.tiff"))
+    np.testing.assert_array_equal(images.read_depth(tmp_path / "a.tiff"), grid()[..., 0])
+
+
+def test_a_map_that_claims_gigabytes_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (40_000, 40_000)})
+        for _ in range(160):
+            file.write(bytes(10**7))
+    with pytest.raises(InputError, match="claims 200,000,0.. numbers"):
+        maps.read(tmp_path / "a.npz")
+
+
+def test_a_damaged_exif_is_a_damaged_image(tmp_path, monkeypatch):
+    PIL.Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+
+    def fail(self):
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(PIL.Image.Image, "getexif", fail)
+    with pytest.raises(InputError, match="not a readable image"):
+        images.read_rgb(tmp_path / "a.png")

@@ -123,6 +123,7 @@ def test_files_of_pytorch_are_read(tmp_path):
         ({"a": tensor("0", 0, (2, 3), (3, 1), "UntypedStorage")}, "of another kind"),
         ({"a": tensor("0", 0, (3, 3), (3, 1))}, "reaches past its storage"),
         ({"a": tensor("0", 0, (2, 3), (3, 10**12))}, "reaches past its storage"),
+        ({"a": tensor("0", 0, (10**9, 10**9), (0, 0))}, "larger than its storage"),
         ({"a": tensor("0", -1, (2,), (1,))}, "impossible shape"),
         ({"a": tensor("0", 3, (2, 2), (-1, 1))}, "impossible shape"),
         ({"a": [1, 2]}, "holds list, not tensors alone"),

@@ -156,6 +156,11 @@ CHANGES = {
     "shape": (put("cls", np.ones((1, 13), np.float32)), r"tensor cls has shape \(1, 13\), expected \(1, 12\)"),
     "extra": (put("block_9.x", np.ones(3, np.float32)), r"block_9\.x has shape \(3,\), expected no such tensor"),
     "dtype": (put("cls", np.ones((1, 12), np.int8)), "tensor cls holds int8, expected float32 or float16"),
+    "patch": (lambda tensors, metadata: metadata["config"].update(patch=10**6), "patch is 1000000, expected a whole"),
+    "endless": (lambda tensors, metadata: metadata["config"].update(depth=10**12), "depth is 1000000000000, expected"),
+    "heads": (lambda tensors, metadata: metadata["config"].update(heads=0), "heads is 0, expected a whole number"),
+    "words": (lambda tensors, metadata: metadata["config"].update(width="12"), "width is '12', expected a whole"),
+    "colours": (lambda tensors, metadata: metadata["config"].update(std=[1]), r"std is \[1\], expected three numbers"),
     "depth": (lambda tensors, metadata: metadata["config"].update(depth=4), r"block_4\..* has shape none"),
 }
 

@@ -15,7 +15,7 @@ import numpy as np
 from absl import app, flags
 
 from pirn_jax import inputs
-from pirn_jax.data import datasets, sample
+from pirn_jax.data import datasets, plausibility, sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
 from tools import console, dataset_flags, workers
@@ -55,7 +55,7 @@ def examine(record: Record, native_normals: bool = False) -> Facts:
     geometry = part.xyz if part.xyz is not None else part.normals
     if geometry is None:
         raise InputError(f"{record.source.name}: neither scan nor normals; add one or remove the part")
-    note = "" if part.xyz is None else inputs.scan_note(part.xyz)
+    note = "" if part.xyz is None else plausibility.scan_note(part.xyz)
     marked = sample.mask_note(None if part.gt is None else float(part.gt.mean()))
     note = "; ".join(filter(None, [note, marked]))
     height, width = part.rgb.shape[:2]

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import signal
 import sys
 import threading
@@ -9,27 +10,39 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
+import jax
 from absl import app, flags, logging
 from tqdm import tqdm
 
 from pirn_jax.data.problems import InputError
 
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what `kill`, job schedulers and containers send before they kill for good."""
+
 _interrupted = threading.Event()
-"""Ctrl-C was pressed: where it falls into a library's callback, its exception may be swallowed."""
+"""One of them came: where it falls into a library's callback, its exception may be swallowed."""
+
+
+class _Interrupt(KeyboardInterrupt):
+    """A signal ends the command; the exit status tells which one, as shells have it."""
+
+    def __init__(self, number: int):
+        self.status = 128 + number
 
 
 @contextlib.contextmanager
 def _remembering_interrupts() -> Iterator[None]:
     def interrupt(number: int, frame: object) -> NoReturn:
-        del number, frame
+        del frame
         _interrupted.set()
-        raise KeyboardInterrupt
+        raise _Interrupt(number)
 
-    before = signal.signal(signal.SIGINT, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in _INTERRUPTS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         _interrupted.clear()
 
 
@@ -69,7 +82,7 @@ def stage(title: str, total: int) -> Iterator[Callable[..., None]]:
 
     Yields:
       `advance(count, loss, text)`: tells that `count` more steps are done, with the current loss if there is one, and
-        what else is to be said. Ends the command if Ctrl-C was pressed.
+        what else is to be said. Ends the command if Ctrl-C was pressed or SIGTERM came.
     """
     begin, said = time.perf_counter(), ""
     watched = sys.stderr.isatty()
@@ -102,7 +115,7 @@ def run(
       command: does the work and returns the exit status, None for 0.
       arguments: of the command line, its name first.
       places: what to check if the system refuses to read or write, such as "--output_dir".
-      interrupted: what to say after Ctrl-C, which exits with status 130.
+      interrupted: what to say after Ctrl-C, which exits with status 130, or SIGTERM, with 143.
       refusals: exceptions whose message is the sentence for the user, with status 1.
     """
     for stream in (sys.stdout, sys.stderr):
@@ -122,6 +135,22 @@ def run(
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {where}{error.strerror or error}; check the disk and {places}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"\n{interrupted}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(error.status if isinstance(error, _Interrupt) else 128 + signal.SIGINT)
+    except (RuntimeError, AssertionError):
+        platforms = os.environ.get("JAX_PLATFORMS")
+        if not platforms or _has_devices():
+            raise
+        sys.exit(
+            f"error: JAX_PLATFORMS={platforms}: no such device here, or its JAX plugin is not installed (extras cuda12 "
+            "and cuda13); unset it, or set it to cpu"
+        )
+
+
+def _has_devices() -> bool:
+    """False if JAX finds no device; for some names that it does not know it has an assertion only."""
+    try:
+        return bool(jax.devices())
+    except (RuntimeError, AssertionError):
+        return False

@@ -36,7 +36,9 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is damaged, or neither PyTorch's file nor .safetensors ({error})") from error
+        raise ValueError(
+            f"{path} is damaged, or neither PyTorch's file nor .safetensors ({error}); get it again"
+        ) from error
 
 
 def _load(torch: Any, path: pathlib.Path) -> Any:

@@ -49,6 +49,9 @@ def _fields(header: dict[str, list[str]]) -> tuple[Field, ...]:
     for key, values in columns.items():
         if len(values) != len(names):
             raise ValueError(f"its header names {len(names)} fields, and {key} has {len(values)} values")
+    for key in ("SIZE", "COUNT"):
+        if not all(value.isdecimal() for value in columns[key]):
+            raise ValueError(f"its header says {key} {' '.join(columns[key])}")
     unknown = {kind for kind in columns["TYPE"] if kind.upper() not in _TYPES}
     if unknown:
         raise ValueError(f"its header has fields of TYPE {', '.join(sorted(unknown))}, not F, I or U")
@@ -64,6 +67,8 @@ def _decode(table: Table, encoding: str, body: bytes) -> np.ndarray:
     if encoding == "binary":
         return table.from_rows(body)
     if encoding == "binary_compressed":
+        if len(body) < 8:
+            raise ValueError("it ends before its points")
         packed, unpacked = struct.unpack_from("<II", body)
         if unpacked != table.rows * table.row_bytes:
             raise ValueError(f"{unpacked:,} bytes of points are packed, {table.rows * table.row_bytes:,} are claimed")
@@ -83,6 +88,8 @@ def _unpack_lzf(packed: bytes, size: int) -> bytes:
             at += control + 1
             continue
         length = (control >> 5) + 2
+        if at + (length == 9) >= len(packed):
+            raise ValueError("its compressed points end within a copy")
         if length == 9:
             length += packed[at]
             at += 1

@@ -41,12 +41,16 @@ def _table(lines: list[list[str]]) -> tuple[Table, str]:
             case ["element", "vertex", count]:
                 if element:
                     raise ValueError("its vertices do not come first")
+                if not count.isdecimal():
+                    raise ValueError(f"its header says element vertex {count}")
                 element, rows = "vertex", int(count)
             case ["element", name, *_]:
                 element = name
             case ["property", "list", *_] if element == "vertex":
                 raise ValueError("its vertices have lists")
             case ["property", kind, name] if element == "vertex":
+                if not encoding or kind not in _KINDS:
+                    raise ValueError(f"its property {name} is of the type {kind}" if encoding else "it tells no format")
                 fields.append(Field(name, np.dtype(_ORDERS[encoding] + _KINDS[kind])))
     return Table(tuple(fields), rows), encoding
 

@@ -188,12 +188,22 @@ def _is_labelled(items: Mapping[str, pathlib.Path]) -> bool:
     return anomalous is not None and ("mask" in items or not anomalous)
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values alone: with aliases, a few lines can stand for more than a memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not read")
+        return super().compose_node(parent, index)
+
+
 def _read_yaml(path: pathlib.Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_bytes())
+        content = yaml.load(path.read_bytes(), _Loader)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    # PyYAML lets through what a value that contradicts its tag makes of its constructors.
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise InputError(f"{path}: not readable YAML ({' '.join(str(error).split())}); download it again") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: a {type(content).__name__} where `key: value` lines belong; download it again")

@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import struct
 import tokenize
+import zipfile
 import zlib
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ import numpy as np
 import PIL.Image
 import tifffile
 
+from pirn_jax.data import kinds
 from pirn_jax.data.problems import InputError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -19,21 +21,17 @@ _MASK_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
 
 _DEPTH_MODES = ("L", "I", "I;16", "I;16B")
 
-MOST_VALUES = 300_000_000
-"""Numbers in a scan beyond which a header is not believed: six times the largest scans of Real-IAD D3."""
+MOST_VALUES = 150_000_000
+"""Numbers in a scan beyond which a header is not believed: three times the largest scans of Real-IAD D3."""
+
+_FORMATS = ("PNG", "JPEG")
+"""What Pillow may decode: among its other formats are some that start programs, such as Ghostscript."""
 
 _ORIENTATION = 274
 """EXIF's tag of how to turn an image before it is shown."""
 
 _TURNED = range(2, 9)
 """Its values that turn or mirror; 1 and what is none of EXIF's leave the image as it is."""
-
-_OTHERS = {
-    b"version https://git-lfs": "a pointer of Git LFS in place of the file; fetch the file itself with git lfs pull",
-    b"<!doctype html": "a web page in place of the file; download the file itself",
-    b"<html": "a web page in place of the file; download the file itself",
-}
-"""What lies under the name of another file, by how it begins."""
 
 FARTHEST = 1e9
 """Largest coordinate of a point in any unit: beyond it squares leave the range of float32's precision."""
@@ -52,6 +50,7 @@ _DAMAGE = (
     ImportError,
     struct.error,
     tokenize.TokenError,
+    zipfile.BadZipFile,
     zlib.error,
     PIL.Image.DecompressionBombError,
 )
@@ -63,12 +62,13 @@ def read_rgb(path: pathlib.Path) -> np.ndarray:
     Raises:
       InputError: if the file cannot be read or is greyscale, 16 bit, palette or has transparency.
     """
-    image = _open(path)
+    image = open_image(path)
     depth = png_bit_depth(path)
     if image.mode != "RGB" or depth not in (None, 8):
         found = f"{depth}-bit {image.mode}" if depth else image.mode
         raise InputError(f"{path}: a {found} image; save it as 8-bit RGB without transparency")
-    turned = image.getexif().get(_ORIENTATION, 1)
+    with decoding(path, "image"):
+        turned = image.getexif().get(_ORIENTATION, 1)
     if turned in _TURNED:
         raise InputError(f"{path}: viewers turn it, by its EXIF orientation {turned}; save it as it is to be seen")
     return np.asarray(image)
@@ -80,7 +80,7 @@ def read_size(path: pathlib.Path) -> tuple[int, int]:
     Raises:
       InputError: if the file cannot be read.
     """
-    with decoding(path, "image"), PIL.Image.open(path) as image:
+    with decoding(path, "image"), PIL.Image.open(path, formats=_FORMATS) as image:
         return image.height, image.width
 
 
@@ -90,12 +90,13 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
     Raises:
       InputError: if the file cannot be read or holds another kind of image.
     """
-    image = _open(path)
+    image = open_image(path)
     if image.mode not in _MASK_MODES:
         raise InputError(f"{path}: a {image.mode} image; save the mask as 8-bit greyscale")
-    # Not by way of luminance: it rounds a faint blue down to zero.
-    pixels = np.atleast_3d(np.asarray(image.convert("RGBA") if image.mode in ("LA", "P") else image))
-    return np.any(pixels[..., :3] > 0, axis=2)
+    with decoding(path, "image"):
+        # Not by way of luminance: it rounds a faint blue down to zero.
+        pixels = np.atleast_3d(np.asarray(image.convert("RGBA") if image.mode in ("LA", "P") else image))
+        return np.any(pixels[..., :3] > 0, axis=2)
 
 
 def read_xyz(path: pathlib.Path, nan_is_unseen: bool = False) -> np.ndarray:
@@ -109,7 +110,7 @@ def read_xyz(path: pathlib.Path, nan_is_unseen: bool = False) -> np.ndarray:
       InputError: if the file cannot be read, has another shape or type, holds NaN or infinity that is not allowed for,
         or no valid point.
     """
-    xyz = _read_tiff(path)
+    xyz = read_tiff(path)
     if xyz.ndim != 3 or xyz.shape[2] != 3 or xyz.dtype.kind != "f":
         raise InputError(f"{path}: shape {xyz.shape} of {xyz.dtype}; a scan is (height, width, 3) of float32, x y z")
     return check_points(path, xyz, nan_is_unseen)
@@ -148,8 +149,8 @@ def read_depth(path: pathlib.Path) -> np.ndarray:
     Raises:
       InputError: if the file cannot be read or has more than one channel; an EXR may have others beside Z.
     """
-    readers = {".png": _read_grey_png, ".exr": _read_exr, ".npy": _read_npy}
-    depth = readers.get(path.suffix.lower(), _read_tiff)(path)
+    readers = {".png": _read_grey_png, ".exr": _read_exr, ".npy": read_npy}
+    depth = readers.get(path.suffix.lower(), read_tiff)(path)
     if depth.ndim != 2 or depth.dtype.kind not in "uif" or not depth.size:
         raise InputError(f"{path}: shape {depth.shape} of {depth.dtype}; a depth image is (height, width) of numbers")
     return _as_float32(depth)
@@ -161,7 +162,7 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
 
 
 def _read_grey_png(path: pathlib.Path) -> np.ndarray:
-    image = _open(path)
+    image = open_image(path)
     bits = png_bit_depth(path)
     # Pillow stretches 2 and 4 bits to 8, and a palette holds numbers of colours: both would be other depths.
     if image.mode not in _DEPTH_MODES or bits not in (8, 16):
@@ -170,7 +171,12 @@ def _read_grey_png(path: pathlib.Path) -> np.ndarray:
     return np.asarray(image)
 
 
-def _read_npy(path: pathlib.Path) -> np.ndarray:
+def read_npy(path: pathlib.Path) -> np.ndarray:
+    """Reads an array of any type but objects.
+
+    Raises:
+      InputError: if the file cannot be read.
+    """
     # As a memory map what the header claims is compared with the file's size; their product may overflow on the way.
     with decoding(path, "NPY"), np.errstate(over="raise"):
         return np.array(np.lib.format.open_memmap(path, mode="r"))
@@ -183,8 +189,9 @@ def _read_exr(path: pathlib.Path) -> np.ndarray:
         raise InputError(f'{path}: reading EXR needs a package; pip install "pirn_jax[exr]"') from error
     with decoding(path, "EXR"):
         with OpenEXR.File(str(path), header_only=True) as file:
-            low, high = (corner.astype(float) for corner in file.header()["dataWindow"])
-            _check_claim(path, int(np.prod(high - low + 1)))
+            header = file.header()
+            low, high = (corner.astype(float) for corner in header["dataWindow"])
+            check_claim(path, int(np.prod(high - low + 1)) * len(header["channels"]))
         with OpenEXR.File(str(path), separate_channels=True) as file:
             channels = file.channels()
             name = next(iter(channels)) if len(channels) == 1 else "Z"
@@ -193,12 +200,18 @@ def _read_exr(path: pathlib.Path) -> np.ndarray:
             return np.array(channels[name].pixels)
 
 
-def _read_tiff(path: pathlib.Path) -> np.ndarray:
-    with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
+def read_tiff(path: pathlib.Path) -> np.ndarray:
+    """Reads the one image of a TIFF.
+
+    Raises:
+      InputError: if the file cannot be read, or holds no image or several.
+    """
+    # As OME-TIFF a file could name others, which would be read as well.
+    with decoding(path, "TIFF"), tifffile.TiffFile(path, is_ome=False) as file:
         if len(file.series) != 1:
             raise ValueError(f"{len(file.series)} images in it, not one")
         series = file.series[0]
-        _check_claim(path, series.size)
+        check_claim(path, series.size)
         plain = series.keyframe.compression == tifffile.COMPRESSION.NONE
         if plain and series.nbytes > path.stat().st_size:
             raise ValueError(f"{series.nbytes:,} bytes are claimed, the file has {path.stat().st_size:,}")
@@ -208,7 +221,12 @@ def _read_tiff(path: pathlib.Path) -> np.ndarray:
     return array
 
 
-def _check_claim(path: pathlib.Path, count: int) -> None:
+def check_claim(path: pathlib.Path, count: int) -> None:
+    """Refuses a file whose header claims more numbers than any scan has.
+
+    Raises:
+      InputError: if it does.
+    """
     if count > MOST_VALUES:
         raise InputError(
             f"{path}: its header claims {count:,} numbers, more than the {MOST_VALUES:,} that any scan needs; "
@@ -216,8 +234,13 @@ def _check_claim(path: pathlib.Path, count: int) -> None:
         )
 
 
-def _open(path: pathlib.Path) -> PIL.Image.Image:
-    with decoding(path, "image"), PIL.Image.open(path) as image:
+def open_image(path: pathlib.Path) -> PIL.Image.Image:
+    """A PNG or JPEG, decoded.
+
+    Raises:
+      InputError: if the file cannot be read.
+    """
+    with decoding(path, "image"), PIL.Image.open(path, formats=_FORMATS) as image:
         image.load()
         return image
 
@@ -230,24 +253,24 @@ def decoding(path: pathlib.Path, kind: str) -> Iterator[None]:
     except InputError:
         raise
     except _DAMAGE as error:
-        other = _other(path)
-        if other:
-            raise InputError(f"{path}: {other}") from error
-        # What tifffile lacks for a compression it says in one way or another.
-        packed = isinstance(error, ImportError) or "imagecodecs" in str(error)
-        reason = "its compression needs the package imagecodecs" if packed else str(error)
-        remedy = 'pip install "pirn_jax[codecs]", or save it uncompressed' if packed else "export it again"
+        head = kinds.first_bytes(path)
+        if told := kinds.stranger(head):
+            raise InputError(f"{path}: {told}") from error
+        reason, remedy = _cause(error, kind, kinds.image(head))
         raise InputError(f"{path}: not a readable {kind} ({reason}); {remedy}") from error
 
 
-def _other(path: pathlib.Path) -> str:
-    """Sentence on a file that cannot be read, if its beginning tells what it is; else empty."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(32).lstrip().lower()
-    except OSError:
-        return ""
-    return next((told for begin, told in _OTHERS.items() if start.startswith(begin)), "")
+def _cause(error: Exception, kind: str, found: str) -> tuple[str, str]:
+    """Reason why a file cannot be read as a kind, and the remedy; `found` is the format that its first bytes tell."""
+    # What tifffile lacks for a compression it says in one way or another.
+    if isinstance(error, ImportError) or "imagecodecs" in str(error):
+        remedy = 'pip install "pirn_jax[codecs]", or save it uncompressed'
+        return "its compression needs the package imagecodecs", remedy
+    if found and found not in (_FORMATS if kind == "image" else (kind,)):
+        return f"it is a {found}", f"save it as {' or '.join(_FORMATS) if kind == 'image' else kind}"
+    if isinstance(error, MemoryError):
+        return "it needs more memory than there is", "save it smaller"
+    return " ".join(str(error).split()) or type(error).__name__, "export it again"
 
 
 def png_bit_depth(path: pathlib.Path) -> int | None:

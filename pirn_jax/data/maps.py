@@ -1,11 +1,10 @@
 """Anomaly maps that others have saved: finding the file of each part, and reading it."""
 
 import pathlib
+import zipfile
 from collections.abc import Sequence
 
 import numpy as np
-import PIL.Image
-import tifffile
 
 from pirn_jax.data import images
 from pirn_jax.data.problems import InputError, Problems
@@ -59,7 +58,7 @@ def read(path: pathlib.Path) -> np.ndarray:
     """
     kind = path.suffix.lower().strip(".").upper()
     with images.decoding(path, kind):
-        scores = {"NPY": _read_npy, "NPZ": _read_npz, "PNG": _read_png}.get(kind, _read_tiff)(path)
+        scores = {"NPY": images.read_npy, "NPZ": _read_npz, "PNG": _read_png}.get(kind, images.read_tiff)(path)
     if scores.ndim != 2 or scores.dtype.kind not in "uif" or not scores.size:
         raise InputError(f"{path}: shape {scores.shape} of {scores.dtype}; save a map as (height, width) of numbers")
     return scores
@@ -78,24 +77,17 @@ def _of_seed(folder: pathlib.Path, seed: int | None) -> pathlib.Path:
     return folder / (seeds[0] if seed is None else f"seed-{seed}")
 
 
-def _read_npy(path: pathlib.Path) -> np.ndarray:
-    # As a memory map: what the header claims is compared with the file's size.
-    return np.array(np.lib.format.open_memmap(path, mode="r"))
-
-
 def _read_npz(path: pathlib.Path) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive:
+        images.check_claim(path, sum(info.file_size for info in archive.infolist()) // 8)
     with np.load(path, allow_pickle=False) as arrays:
         if len(arrays.files) != 1:
             raise InputError(f"{path}: {len(arrays.files)} arrays; save the map alone")
         return arrays[arrays.files[0]]
 
 
-def _read_tiff(path: pathlib.Path) -> np.ndarray:
-    return tifffile.imread(path)
-
-
 def _read_png(path: pathlib.Path) -> np.ndarray:
-    with PIL.Image.open(path) as image:
-        if not image.mode.startswith("I"):
-            raise InputError(f"{path}: a PNG of mode {image.mode}; save 16-bit greyscale, 8 bits merge scores")
-        return np.asarray(image)
+    image = images.open_image(path)
+    if not image.mode.startswith("I"):
+        raise InputError(f"{path}: a PNG of mode {image.mode}; save 16-bit greyscale, 8 bits merge scores")
+    return np.asarray(image)

@@ -60,7 +60,7 @@ def read(path: pathlib.Path) -> Settings:
         tables = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not TOML ({error}); correct that line") from error
     _check_names(path, "table", tables, tuple(_REQUIRED))
     depth, xyz = (_numbers(path, name, tables.get(name)) for name in ("depth", "xyz"))

@@ -6,6 +6,7 @@ tuples, numbers, texts and tensors are built, and nothing that a file names is i
 """
 
 import io
+import math
 import pathlib
 import pickletools
 import struct
@@ -73,7 +74,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     except LegacyFileError as error:
         raise LegacyFileError(f"{path}: {error}") from None
     # What operations on a damaged pickle raise: its stack is empty, or holds something else.
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error, OverflowError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, struct.error, OverflowError, MemoryError) as error:
         raise LegacyFileError(f"{path}: damaged ({error})") from error
 
 
@@ -103,6 +104,9 @@ def _view(tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.ndarray:
         return np.zeros(tensor.shape, storage.dtype)
     if last >= storage.size:
         raise LegacyFileError("a tensor reaches past its storage")
+    # With a stride of 0 a few numbers would stand for any number of them.
+    if math.prod(tensor.shape) > storage.size:
+        raise LegacyFileError("a tensor is larger than its storage")
     strides = [stride * storage.itemsize for stride in tensor.strides]
     return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides).copy()
 
@@ -146,6 +150,8 @@ def _interpret(file: io.BytesIO) -> Any:
             stack.append(memo[argument])
         elif name in ("SETITEM", "SETITEMS"):
             pairs = popped() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
+            if not all(isinstance(key, str) for key in pairs[::2]):
+                raise LegacyFileError("holds a dictionary whose keys are no names")
             stack[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
         elif name in ("APPEND", "APPENDS"):
             values = popped() if name == "APPENDS" else [stack.pop()]
@@ -171,7 +177,7 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 def _storage(kind: str, of: Any, key: str, location: str, size: int, *view: Any) -> _Storage:
     del location
     if kind != "storage" or of not in _TYPES or view != (None,):
-        raise LegacyFileError(f"holds a {of} of another kind")
+        raise LegacyFileError(f"holds a {of if isinstance(of, _Name) else 'storage'} of another kind")
     return _Storage(key, _TYPES[of], size)
 
 
@@ -186,4 +192,4 @@ def _construct(name: Any, arguments: tuple) -> Any:
         if not isinstance(storage, _Storage):
             raise LegacyFileError("holds a tensor without a storage")
         return _Tensor(storage, offset, tuple(shape), tuple(strides))
-    raise LegacyFileError(f"names {name!r}, which is no tensor")
+    raise LegacyFileError(f"calls {name if isinstance(name, _Name) else type(name).__name__}, which is no tensor")

@@ -5,6 +5,7 @@ All metadata stand as JSON under one key: their order, and with it the bytes of 
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from typing import Any
@@ -15,6 +16,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from pirn_jax import atomic
+from pirn_jax.data import kinds
 from pirn_jax.encoders import vit
 
 FORMAT = 1
@@ -25,14 +27,13 @@ DTYPES = (np.dtype(np.float32), np.dtype(np.float16))
 
 _KEY = "pirn_jax"
 
+_LARGEST = {"width": 1 << 14, "depth": 1 << 10, "heads": 1 << 10, "patch": 1 << 9, "position_grid": 1 << 12}
+_LARGEST |= {"registers": 1 << 12, "hidden": 1 << 16}
+"""Numbers of an architecture beyond which a file is not believed, several times those of any public encoder."""
+
 CONVERTER = "python -m tools.convert_dinov2"
 
-_KINDS = {
-    b"<": "a web page, probably an error or a login in place of the file; download it again",
-    b"PK\x03\x04": f"PyTorch's file; convert it with {CONVERTER} --source=FILE",
-    b"\x80": f"a pickle, probably PyTorch's file; convert it with {CONVERTER} --source=FILE",
-    b"version https://git-lfs": "a pointer of Git LFS in place of the file; fetch the file itself",
-}
+_PYTORCH = {b"PK\x03\x04": "PyTorch's file", b"\x80": "a pickle, probably PyTorch's file"}
 
 
 class WeightsError(ValueError):
@@ -67,8 +68,9 @@ def describe(path: pathlib.Path) -> str | None:
         head = file.read(64)
     if not head:
         return "empty; download or convert it again"
-    head = head.removeprefix(b"\xef\xbb\xbf").lstrip() or head
-    return next((kind for magic, kind in _KINDS.items() if head.startswith(magic)), None)
+    convert = f"convert it with {CONVERTER} --source=FILE"
+    torch = next((f"{kind}; {convert}" for magic, kind in _PYTORCH.items() if head.startswith(magic)), None)
+    return torch or kinds.stranger(head) or None
 
 
 def save(path: str | os.PathLike[str], stored: Stored, dtype: Any = np.float32) -> None:
@@ -135,15 +137,26 @@ def _describe(path: pathlib.Path, metadata: dict[str, str] | None) -> Stored:
             raise WeightsError(
                 f"{path} has version {version} of the format, this program reads {FORMAT}; convert the source again"
             )
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in found["config"].items()
-        }
-        config = vit.ViTConfig(**fields)
-        return Stored(config, None, tuple(found["blocks"]), dict(found["provenance"]))
+        blocks = tuple(int(number) for number in found["blocks"])
+        provenance = {str(name): str(value) for name, value in found["provenance"].items()}
+        return Stored(_config(found["config"]), None, blocks, provenance)
     except WeightsError:
         raise
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
         raise WeightsError(f"{path} has metadata that make no sense ({error}); convert the source again") from error
+
+
+def _config(fields: dict[str, Any]) -> vit.ViTConfig:
+    """The architecture, whose numbers are checked before anything of their size is made."""
+    for name, largest in _LARGEST.items():
+        value, least = fields.get(name), name != "registers"
+        if value is not None and (type(value) is not int or not least <= value <= largest):
+            raise ValueError(f"{name} is {value!r}, expected a whole number from {int(least)} to {largest}")
+    for name in ("mean", "std"):
+        colours = fields.get(name, (1, 1, 1))
+        if len(colours) != 3 or not all(math.isfinite(value) for value in colours):
+            raise ValueError(f"{name} is {colours!r}, expected three numbers")
+    return vit.ViTConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
 
 def _check_shapes(path: pathlib.Path, config: vit.ViTConfig, found: dict[str, tuple[int, ...]]) -> None:

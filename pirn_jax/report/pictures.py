@@ -3,8 +3,7 @@
 import json
 import os
 import pathlib
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,24 +107,24 @@ def load(path: str | os.PathLike[str]) -> list[Gallery]:
     Raises:
       InputError: if the file cannot be read.
     """
+    stored = atomic.load_arrays(pathlib.Path(path)) or {}
     try:
-        with np.load(pathlib.Path(path)) as stored:
-            facts = json.loads(str(stored["facts"]))
-            return [_gallery(stored, number, of_gallery) for number, of_gallery in enumerate(facts)]
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        facts = json.loads(str(stored["facts"]))
+        return [_gallery(stored, number, of_gallery) for number, of_gallery in enumerate(facts)]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"{path}: cannot be read ({error}); run the command of the study again with this --output_dir"
+            f"{path}: missing or damaged; run the command of the study again with this --output_dir"
         ) from error
 
 
-def _gallery(stored: np.lib.npyio.NpzFile, number: int, facts: dict) -> Gallery:
+def _gallery(stored: Mapping[str, np.ndarray], number: int, facts: dict) -> Gallery:
     pictures = [_picture(stored, f"{number}/{index}", shown) for index, shown in enumerate(facts["pictures"])]
     scores = stored[f"{number}/good"], stored[f"{number}/defective"]
     low, high = facts["scale"]
     return Gallery(facts["shots"], facts["category"], facts["seed"], pictures, *scores, scale=(low, high))
 
 
-def _picture(stored: np.lib.npyio.NpzFile, key: str, facts: dict) -> Picture:
+def _picture(stored: Mapping[str, np.ndarray], key: str, facts: dict) -> Picture:
     maps = {name: stored[f"{key}/map {i}"].astype(np.float32) for i, name in enumerate(facts["maps"])}
     return Picture(
         **{name: facts[name] for name in _FACTS},
@@ -133,5 +132,5 @@ def _picture(stored: np.lib.npyio.NpzFile, key: str, facts: dict) -> Picture:
         geometry=stored[f"{key}/geometry"],
         maps=maps,
         fused=stored[f"{key}/fused"].astype(np.float32),
-        gt=stored[f"{key}/gt"] if f"{key}/gt" in stored.files else None,
+        gt=stored.get(f"{key}/gt"),
     )

@@ -11,7 +11,6 @@ import os
 import pathlib
 import shutil
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -103,11 +102,10 @@ def load_group(
     directory: pathlib.Path, name: str, settings: Mapping[str, Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
     """Arrays and facts of a group that this study has finished, None where there is none or it is damaged."""
+    arrays = atomic.load_arrays(directory / "groups" / f"{name}.npz") or {}
     try:
-        with np.load(directory / "groups" / f"{name}.npz") as stored:
-            arrays = {key: stored[key] for key in stored.files}
-        facts = json.loads(str(arrays.pop("facts")))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        facts = dict(json.loads(str(arrays.pop("facts"))))
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return (arrays, facts) if facts.get("study") == _digest(settings) else None
 

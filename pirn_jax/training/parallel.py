@@ -12,6 +12,7 @@ group lost with its process is the only work lost, and no process waits for anot
 import dataclasses
 import functools
 import math
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from pirn_jax import threads
+from pirn_jax import atomic, threads
 from pirn_jax.data.problems import InputError
 from pirn_jax.methods import losses
 
@@ -363,15 +364,26 @@ def bytes_of(compiled: jax.stages.Compiled) -> int:
 
 
 def keep_compiled(directory: pathlib.Path) -> None:
-    """Keeps what XLA compiles on disk for later processes, in a directory that only its owner can enter.
+    """Keeps what XLA compiles on disk for later processes, in a directory that only its owner can write.
 
-    Who can write there can have code run by whoever reads.
+    Who can write there can have code run by whoever reads. In a place that can only be read nothing new is kept.
 
     Raises:
-      OSError: if the directory cannot be made, or belongs to somebody else.
+      InputError: if the directory belongs to somebody else, or others can write there.
+      OSError: if it cannot be made.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o700)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in atomic.READ_ONLY:
+            return
+        raise
+    status = directory.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise InputError(
+            f"{directory}: compiled programs of it would run as you, but it belongs to somebody else or others can "
+            "write there; delete it, or choose another PIRN_CACHE"
+        )
     jax.config.update("jax_compilation_cache_dir", str(directory))
     # A study has a dozen programs of half a second each, which JAX by default would compile anew each time.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
