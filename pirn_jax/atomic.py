@@ -35,7 +35,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def load_arrays(path: pathlib.Path, without: Collection[str] = ()) -> dict[str, np.ndarray] | None:
-    """Arrays of an .npz, but for some names; None where there is no whole and readable file. Nothing in it is executed."""
+    """Arrays of an .npz, but for some; None where there is no whole and readable file. Nothing in it is executed."""
     try:
         # NumPy leaves a file open that it opened itself and that is damaged.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

@@ -257,7 +257,7 @@ def load_cached(path: pathlib.Path, values: bool = True) -> Prepared | None:
     Without `values` these are empty and not read.
     """
     arrays = atomic.load_arrays(path, () if values else ("values",))
-    if arrays is None or {"values", *arrays} != {"values", "mask", "note"}:
+    if arrays is None or arrays.keys() != {"mask", "note", *["values"] * values}:
         return None
     return Prepared(arrays["values"] if values else np.zeros(0), arrays["mask"], str(arrays["note"]))
 

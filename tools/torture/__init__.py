@@ -1,0 +1,1 @@
+"""Faults on purpose: killed processes, damaged files, full and read-only disks, and what comes of them."""
