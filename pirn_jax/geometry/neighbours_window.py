@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pirn_jax import threads
-from pirn_jax.geometry import normals_plane
+from pirn_jax.geometry import kth_smallest, normals_plane
 
 RADIUS = 4
 """Half the window in pixels: 81 pixels, enough for 30 neighbours on a surface tilted by 60 degrees (our choice)."""
@@ -16,12 +16,19 @@ RADIUS = 4
 TIE = 1e-6
 """Squared distances that differ by less than this share are equal: float32 does not tell them apart."""
 
-_SIDE = 2 * RADIUS + 1
 _ROWS, _COLUMNS = 16, 64
 """Pixels of a block. One shape serves scans of every size, and the distances of a block stay in a core's cache."""
 
-_BLOCK = (_ROWS + 2 * RADIUS, _COLUMNS + 2 * RADIUS)
+_WIDTH = _COLUMNS + 2 * RADIUS
+_BLOCK = (_ROWS + 2 * RADIUS, _WIDTH)
 """The same with the windows of its outermost pixels."""
+
+_STEPS = [row * _WIDTH + column for row in range(2 * RADIUS + 1) for column in range(2 * RADIUS + 1)]
+"""Pixels of a window in a block whose rows make one line, from the window's first."""
+
+_LENGTH = _BLOCK[0] * _WIDTH - _STEPS[-1]
+_INNER = slice(_STEPS[len(_STEPS) // 2], _STEPS[len(_STEPS) // 2] + _LENGTH)
+"""Pixels of the line whose windows lie in it: from the first inner pixel to the last, and what lies between rows."""
 
 _CPU_CHUNK, _ACCELERATOR_CHUNK = (16, 1), (512, 512)
 """Blocks of a call, and how many of them are computed together."""
@@ -74,65 +81,54 @@ def _program(size: int, together: int) -> jax.stages.Compiled:
 
 
 def _block(points, neighbours):
-    """Normal and squared distance of the last neighbour of every inner pixel of a block, stacked."""
-    distances = _distances(points)
-    last = _kth_smallest(distances, neighbours)
-    limit = jax.lax.bitcast_convert_type(last, jnp.float32)
-    # A hair more than the last one, so that rounding does not tell ties apart; but not infinity, which is invalid.
-    reach = jnp.minimum(limit * (1 + TIE), jnp.finfo(jnp.float32).max)
-    normal = normals_plane.normal(_moments(points, distances, jax.lax.bitcast_convert_type(reach, jnp.int32)))
-    return jnp.concatenate([normal, limit[None]])
+    """Normal and squared distance of the last neighbour of every inner pixel of a block, stacked.
+
+    The rows of a block make one line, so that one step leads from every pixel to the same place in its window, and all
+    reads are of runs of memory.
+    """
+    line = points.reshape(3, -1)
+    distances = _distances(line)
+    limit = kth_smallest.find(distances, neighbours)
+    normal = normals_plane.normal(_moments(line, distances, kth_smallest.bits(within(limit))))
+    found = jnp.pad(jnp.concatenate([normal, limit[None]]), ((0, 0), (0, _ROWS * _WIDTH - _LENGTH)))
+    return found.reshape(4, _ROWS, _WIDTH)[..., :_COLUMNS]
 
 
-def _shifted(image):
-    """Values at each place of the window around the inner pixels of a block."""
-    return [image[..., i : i + _ROWS, j : j + _COLUMNS] for i in range(_SIDE) for j in range(_SIDE)]
+def within(limit):
+    """Largest squared distance that counts as that of the last neighbour.
+
+    A hair more, so that rounding does not tell ties apart; but not infinity, which is invalid.
+    """
+    return jnp.minimum(limit * (1 + TIE), jnp.finfo(jnp.float32).max)
 
 
-def _centre(image):
-    return image[..., RADIUS : RADIUS + _ROWS, RADIUS : RADIUS + _COLUMNS]
-
-
-def _distances(points):
-    """Squared distances to the points of the window, as the bits of floats: these order non-negative ones alike.
+def _distances(line):
+    """Bits of the squared distances to the points of the window; those to invalid points are infinite.
 
     Points are centred before anything else, so a large offset costs nothing that the input still has.
     """
-    centre = _centre(points)
-    invalid = jnp.where(jnp.any(points != 0, axis=0), 0.0, jnp.inf)[None]
-    padded = jnp.concatenate([points, invalid])
+    centres = line[:, _INNER]
+    invalid = jnp.where(jnp.any(line != 0, axis=0), 0.0, jnp.inf)[None]
+    padded = jnp.concatenate([line, invalid])
 
-    def distance(corner):
-        x, y, z, far = jax.lax.dynamic_slice(padded, (0, *corner), (4, _ROWS, _COLUMNS))
-        x, y, z = x - centre[0], y - centre[1], z - centre[2]
-        return jax.lax.bitcast_convert_type(x * x + y * y + z * z + far, jnp.int32)
+    def distance(step):
+        x, y, z, far = jax.lax.dynamic_slice(padded, (0, step), (4, _LENGTH))
+        x, y, z = x - centres[0], y - centres[1], z - centres[2]
+        return kth_smallest.bits(x * x + y * y + z * z + far)
 
-    corners = jnp.arange(_SIDE * _SIDE)
-    return jax.lax.map(distance, (corners // _SIDE, corners % _SIDE))
-
-
-def _kth_smallest(values, k):
-    """The k-th smallest along the first axis, bit by bit: 31 counts are many times faster than `top_k`."""
-
-    def step(i, found):
-        larger = found | jnp.left_shift(jnp.int32(1), (30 - i).astype(jnp.int32))
-        smaller = sum((value < larger).astype(jnp.int32) for value in values)
-        return jnp.where(smaller < k, larger, found)
-
-    return jax.lax.fori_loop(0, 31, step, jnp.zeros_like(values[0]))
+    return jax.lax.map(distance, jnp.array(_STEPS))
 
 
-def _moments(points, distances, limit):
+def _moments(line, distances, limit):
     """Moments of the points within the limit, relative to each pixel's point."""
-    ones = jnp.ones((1, *points.shape[1:]), points.dtype)
-    coordinates = jnp.concatenate([points, ones])
-    centres = jnp.concatenate([_centre(points), 0 * _centre(ones)])
+    coordinates = jnp.concatenate([line, jnp.ones_like(line[:1])])
+    centres = jnp.concatenate([line[:, _INNER], jnp.zeros_like(line[:1, _INNER])])
 
     def moment(pair):
-        a, b = (_shifted(jax.lax.dynamic_index_in_dim(coordinates, i, keepdims=False)) for i in pair)
+        a, b = (jax.lax.dynamic_index_in_dim(coordinates, i, keepdims=False) for i in pair)
         p, q = (jax.lax.dynamic_index_in_dim(centres, i, keepdims=False) for i in pair)
-        terms = zip(distances, a, b, strict=True)
-        return sum(jnp.where(d <= limit, (x - p) * (y - q), 0.0) for d, x, y in terms)
+        terms = ((a[step : step + _LENGTH] - p) * (b[step : step + _LENGTH] - q) for step in _STEPS)
+        return sum(jnp.where(d <= limit, term, 0.0) for d, term in zip(distances, terms, strict=True))
 
     # One moment after another: together, XLA makes ten passes of them that each do the work of all.
     return jax.lax.map(moment, tuple(jnp.array(normals_plane.PAIRS).T))

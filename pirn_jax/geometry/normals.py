@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-from pirn_jax.geometry import camera, neighbours_tree, neighbours_window
+from pirn_jax.geometry import camera, neighbours_tree, neighbours_wide, neighbours_window
 
 NEIGHBOURS = 30
 """Points to fit a plane to, from the paper."""
@@ -13,9 +13,13 @@ NEIGHBOURS = 30
 _ROUNDING = 1e-5
 """Share by which float32 may be wrong about a distance, with room to spare."""
 
+_HOPE = 1.5
+"""Share of what the wider window is certain of that the narrow one's distance may be, for the wider to be tried: the
+distance of the last neighbour of more points is shorter (our choice)."""
+
 
 class Counts(NamedTuple):
-    """Numbers of points with neighbours from a window of pixels, and from a KD-tree."""
+    """Numbers of points with neighbours from windows of pixels, and from a KD-tree."""
 
     window: int
     tree: int
@@ -54,19 +58,27 @@ def count(xyz: Float[np.ndarray, "h w 3"], neighbours: int) -> tuple[Float[np.nd
     """Normals of one cloud as in `estimate`, and how they were found.
 
     A window's nearest points are the nearest ones of the cloud if the last of them is nearer than anything outside of
-    the window can be; where that is not certain, a KD-tree tells.
+    the window can be. Where that is not certain, a wider window is tried, and where it still is not, a KD-tree tells.
     """
     valid = np.isfinite(xyz).all(axis=-1) & (xyz != 0).any(axis=-1)
     if not valid.any():
         return np.zeros_like(xyz), Counts(0, 0)
     xyz = np.where(valid[..., None], xyz, np.float32(0))
     looking = camera.rays(xyz, valid)
-    reach = camera.reach(looking, xyz, neighbours_window.RADIUS)
     normals, squared = neighbours_window.normals(xyz, neighbours)
-    certain = (squared * (1 + _ROUNDING) < reach**2) | np.isposinf(reach)
-    doubtful = valid & ~certain
     normals = np.where(valid[..., None], normals, np.float32(0))
+    doubtful = valid & ~_certain(squared, camera.reach(looking, xyz, neighbours_window.RADIUS))
+    reach = camera.reach(looking, xyz, neighbours_wide.RADIUS)
+    hopeful = doubtful & ((squared < (_HOPE * reach) ** 2) | np.isinf(squared))
+    if hopeful.any():
+        normals[hopeful], squared = neighbours_wide.normals(xyz, hopeful, neighbours)
+        doubtful[hopeful] = ~_certain(squared, reach[hopeful])
     if doubtful.any():
         normals[doubtful] = neighbours_tree.normals(xyz, valid, doubtful, neighbours)
     tree = int(np.count_nonzero(doubtful))
     return camera.facing(normals, xyz, looking.parallel), Counts(int(np.count_nonzero(valid)) - tree, tree)
+
+
+def _certain(squared: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Whether neighbours within a squared distance are certain to be the nearest."""
+    return (squared * (1 + _ROUNDING) < reach**2) | np.isposinf(reach)
