@@ -19,8 +19,8 @@ def find(values: Int[Array, "m ..."], k: Int[Array, ""]) -> Float[Array, "..."]:
     At most 255 are chosen from, as many as a byte counts.
 
     Digit after digit from the highest: those of values that the higher digits put below or above become the least or
-    the largest digit, and the k-th smallest of these is found bit by bit. Bytes are counted 32 at a time, many times
-    faster than sorting, `top_k`, or counting numbers of 32 bits.
+    the largest digit, and the k-th smallest of these is found bit by bit. Bytes are counted 32 at a time: on a CPU this
+    takes a fifth of the time of the same counts of numbers of 32 bits, which `top_k` is many times slower than.
     """
     found = jnp.zeros(values.shape[1:], jnp.int32)
     for shift, width in _DIGITS:

@@ -12,9 +12,6 @@ from pirn_jax.geometry.neighbours_window import TIE
 _CHUNK = 8192
 """Points of a call, so that one program serves all."""
 
-_LEAF = 16
-"""Points of a leaf of the tree (our choice): as fast as 8 or 32 to ask for 30 neighbours, and faster to build."""
-
 
 def normals(
     xyz: Float[np.ndarray, "h w 3"], valid: Bool[np.ndarray, "h w"], wanted: Bool[np.ndarray, "h w"], neighbours: int
@@ -24,7 +21,7 @@ def normals(
     Points as far as the last neighbour count too, as many again as there are neighbours.
     """
     points = xyz[valid].astype(np.float64)
-    tree = cKDTree(points, _LEAF, balanced_tree=False, compact_nodes=False)
+    tree = cKDTree(points, balanced_tree=False)
     queries = xyz[wanted].astype(np.float64)
     found = np.zeros((len(queries), 3), np.float32)
     for start in range(0, len(queries), _CHUNK):
