@@ -66,19 +66,22 @@ def _apply(values: dict[str, Any]) -> None:
             FLAGS[name].value = value
 
 
-def _shots(few: bool) -> list[int]:
-    """Numbers of good parts: 5, 10 and 50 of Table 1, or 10."""
+def _shots(default: list[int]) -> list[int]:
+    """Numbers of good parts, by default those of the paper."""
     if not all(text.isdecimal() and int(text) > 0 for text in FLAGS.shots):
         raise InputError(f"--shots={','.join(FLAGS.shots)}: give whole numbers above zero")
-    given = [int(text) for text in FLAGS.shots]
-    if few:
-        return given or [5, 10, 50]
-    return given or [10]
+    return [int(text) for text in FLAGS.shots] or default
+
+
+def _preset(name: str) -> dict[str, Any]:
+    """Flags that a preset of PIRN sets."""
+    return dict(methods.choose("pirn", name).flags)
 
 
 def _setting(output: pathlib.Path) -> Setting:
     try:
-        encoder = pretrained.load(FLAGS.encoder, [((*range(2, 11),),)] if FLAGS.preset == "paper" else None)
+        papers = FLAGS.preset == "paper" and FLAGS.encoder == _preset("paper")["encoder"]
+        encoder = pretrained.load(FLAGS.encoder, [((*range(2, 11),),)] if papers else None)
         metrics = MetricSettings(resolution=FLAGS.resolution)
     except ValueError as error:
         raise InputError(str(error)) from error
@@ -105,7 +108,7 @@ def _run() -> None:
         raise InputError("give --table or --figure, one number or several separated by commas")
     if asked["figure"]:
         plots.require()
-    _apply(dict(methods.choose("pirn", FLAGS.preset).flags))
+    _apply(_preset(FLAGS.preset))
     if FLAGS.debug:
         _apply(_DEBUG)
     parallel.keep_compiled(cache.cache_directory() / "xla")
@@ -115,11 +118,11 @@ def _run() -> None:
     setting = _setting(output)
     samples = figures.find(FLAGS.samples, setting.splits)
     for number in asked["table"]:
-        made = tables.make(number, _shots(number == 1), FLAGS.dataset, setting)
+        made = tables.make(number, _shots(tables.SHOTS.get(number, [10])), FLAGS.dataset, setting)
         atomic.write_csv(output / f"table-{number}.csv", [tables.CSV_HEADER, *made.numbers])
         _show(output, made.section)
     for number in asked["figure"]:
-        _show(output, figures.make(number, _shots(number == 1), FLAGS.dataset, samples, setting))
+        _show(output, figures.make(number, _shots(figures.SHOTS.get(number, [10])), FLAGS.dataset, samples, setting))
     facts = {"data set": tables.title(FLAGS.dataset), "preset": FLAGS.preset, "encoder": setting.encoder.name}
     facts |= {"grid": str(FLAGS.grid), "seeds": str(FLAGS.seeds)}
     print(f"{sheet.write_page(output, 'PIRN: tables and figures', facts)} shows it.")

@@ -18,6 +18,9 @@ from pirn_jax.report.sheet import Grid, Plot, Section
 from pirn_jax.study import groups
 
 FIGURES = (1, 3, 4, 5, 6, 7, 8)
+SHOTS = {1: [5, 10, 50], 7: [5], 8: [5]}
+"""Few shots of figures with others than 10."""
+
 _TOKENS, _UNUSED = 600, 0.01
 """Tokens that are embedded, and share of them under which a prototype counts as out of use (our choice)."""
 
@@ -81,7 +84,7 @@ def make(number: int, shots: Sequence[int], dataset: str, samples: Sequence[Chos
 
     Args:
       number: one of `FIGURES`.
-      shots: of Figure 1's few-shot points; the first stands for the 10 (or, of Figures 7 and 8, 5) of all others.
+      shots: of Figure 1's few-shot points; of all others the first.
       dataset: ours.
       samples: to show; empty for a choice of the figure's own.
       setting: of all studies.

@@ -11,6 +11,9 @@ from pirn_jax.report.tables import METRICS, UNDEFINED, score_text, summarize
 
 COLUMNS = ("AUROC_I", "AUROC_P", "AUPRO")
 TABLES = (1, 2, 3, 4, 5, 6, 9, 10, 11)
+SHOTS = {1: [5, 10, 50]}
+"""Few shots of tables with others than 10."""
+
 CSV_HEADER = (
     "table",
     "row",
