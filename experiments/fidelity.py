@@ -99,7 +99,7 @@ def effect(first: Done, second: Done) -> Effect:
     # Off the part the distance is zero.
     ours, other = ours[ours != 0], other[ours != 0]
     aurocs = [_auroc(done) for done in (first, second)]
-    rank = float(scipy.stats.spearmanr(ours, other).statistic)
+    rank = float(scipy.stats.spearmanr(ours, other)[0])  # pyright: ignore
     return Effect(float(np.abs(other - ours).mean()), float(ours.mean()), rank, aurocs[1] - aurocs[0])
 
 

@@ -51,12 +51,13 @@ _DEBUG |= {"encoder": "chroma", "score": "cosine"}
 
 
 def _numbers(name: str, known: tuple[int, ...]) -> list[int]:
-    unknown = [text for text in FLAGS[name].value if text not in map(str, known)]
+    given = list(FLAGS[name].value or [])
+    unknown = [text for text in given if text not in map(str, known)]
     if unknown:
         raise InputError(
             f"--{name}={','.join(unknown)}: the paper's {name}s that can be made are {', '.join(map(str, known))}"
         )
-    return [int(text) for text in FLAGS[name].value]
+    return [int(text) for text in given]
 
 
 def _apply(values: dict[str, Any]) -> None:

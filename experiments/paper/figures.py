@@ -220,7 +220,7 @@ def _fourth(asked: Asked) -> Section:
             ratios.append(larger)
             rows.append([f"{category}, {modality}", f"{normal:.2f}", f"{anomalous:.2f}", f"{larger:+.0%}"])
             if len(found) < 4:
-                chosen = [of.index for of in asked.samples if of.category == category]
+                chosen = [of.place for of in asked.samples if of.category == category]
                 found.append(displacement.moves(traced, m, f"{category}, {modality}", chosen))
     plots.moves(asked.setting.output / asked.name, found)
     low, high = published.DISPLACEMENT

@@ -30,11 +30,11 @@ class Chosen(NamedTuple):
 
     Attributes:
       category: its category.
-      index: in the category's test split.
+      place: in the category's test split.
     """
 
     category: str
-    index: int
+    place: int
 
 
 def make(asked: Any) -> Section:
@@ -56,13 +56,13 @@ def compare(asked: Any, done: Mapping[str, Done]) -> Plot:
     for of in chosen:
         records = asked.setting.splits[of.category].test
         runs = {name: (found.spec, *_run(found, of.category)) for name, found in done.items()}
-        rows[_name(of, asked.setting)] = gallery.side_by_side("", records, of.index, runs).pictures
+        rows[_name(of, asked.setting)] = gallery.side_by_side("", records, of.place, runs).pictures
     plots.panels(asked.setting.output / f"{asked.name}-left", rows)
     return Plot(f"{asked.name}-left", f"Fused maps after {asked.shots[0]} shots, seed 0")
 
 
 def _name(of: Chosen, setting: Setting) -> str:
-    record = setting.splits[of.category].test[of.index]
+    record = setting.splits[of.category].test[of.place]
     return f"{of.category}\n{record.defect} {record.id.split('/')[-1]}"
 
 
@@ -86,7 +86,7 @@ def _choose(number: int, setting: Setting) -> list[Chosen]:
         kind = kinds[(place + number) % len(kinds)]
         chosen.append(Chosen(category, next(i for i in defects if split.test[i].defect == kind)))
     if number == 6:
-        sizes = [_size(setting.splits[of.category].test[of.index]) for of in chosen]
+        sizes = [_size(setting.splits[of.category].test[of.place]) for of in chosen]
         chosen = [chosen[i] for i in np.argsort(sizes)[::-1]]
     return chosen[:_ROWS]
 
@@ -100,12 +100,12 @@ def _size(record: sample.Record) -> float:
 def _branches(of: Chosen, done: Done, setting: Setting) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
     records, spec = setting.splits[of.category].test, done.spec
     distances, scales = _run(done, of.category)
-    seen = gallery.see(records[of.index], spec)
+    seen = gallery.see(records[of.place], spec)
     found = {"RGB": seen.rgb, spec.preparation.geometry.capitalize(): seen.geometry}
     for i, name in enumerate(spec.build().maps[: len(spec.modalities)]):
         heading = f"{'RGB' if name == 'rgb' else name.capitalize()} branch"
-        found[heading] = _coloured(seen.rgb, distances[:, i] / scales[i], of.index, spec)
-    found["Fused"] = _coloured(seen.rgb, scoring.fuse(distances, scales, spec.fusion), of.index, spec)
+        found[heading] = _coloured(seen.rgb, distances[:, i] / scales[i], of.place, spec)
+    found["Fused"] = _coloured(seen.rgb, scoring.fuse(distances, scales, spec.fusion), of.place, spec)
     return {**found, "Marked": seen.rgb if seen.gt is None else figures.outline(seen.rgb, seen.gt)}
 
 

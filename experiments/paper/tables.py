@@ -203,13 +203,13 @@ class Block(NamedTuple):
 
     metric: str
     title: str
-    published: Mapping[str, Mapping[str, float]]
+    published: Mapping[str, Mapping[str, float | None]]
 
 
 def _per_category(number: int, shots: Sequence[int], dataset: str, setting: Setting) -> Made:
     columns = (*published.MVTEC_CATEGORIES, "mean")
     blocks = [
-        Block(metric, METRICS[metric], {name: dict(zip(columns, values, strict=True)) for name, values in rows.items()})
+        Block(metric, METRICS[metric], {name: _named(columns, values) for name, values in rows.items()})
         for metric, rows in published.PER_CATEGORY.items()
     ]
     where = "" if number == 5 else ", printed again in the appendix"
@@ -217,11 +217,15 @@ def _per_category(number: int, shots: Sequence[int], dataset: str, setting: Sett
     return _categories(number, heading, blocks, (MVTEC, columns), shots, dataset, setting, [_NOT_HERE])
 
 
+def _named(columns: Sequence[str], values: Values) -> Mapping[str, float | None]:
+    return dict(zip(columns, values, strict=True))
+
+
 def _real_iad(shots: Sequence[int], dataset: str, setting: Setting) -> Made:
     names = tuple(dict.fromkeys(name for told in published.REALIAD_TOLD.values() for name in told))
     blocks = []
     for i, metric in enumerate(("image_auroc", "pixel_auroc")):
-        told: dict[str, dict[str, float]] = {}
+        told: dict[str, dict[str, float | None]] = {}
         for name, values in published.REALIAD_MEANS.items():
             mean = {} if values[i] is None else {"mean": values[i]}
             told[name] = {**(published.REALIAD_TOLD.get(name, {}) if i == 0 else {}), **mean}
@@ -281,7 +285,7 @@ def _categories(
     return Made(Section(f"table-{number}", f"Table {number}: {heading}", grids, notes=[*notes, *missing]), numbers)
 
 
-def _texts(values: Mapping[str, float], columns: Iterable[str]) -> list[str]:
+def _texts(values: Mapping[str, float | None], columns: Iterable[str]) -> list[str]:
     return [score_text(values.get(column), None) for column in columns]
 
 

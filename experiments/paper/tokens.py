@@ -67,12 +67,11 @@ def follow(done: Done, category: str, records: list[Record]) -> Traced:
     learned, fixed = (params["learned"], params["fixed"]) if isinstance(params, dict) else params
     one = jax.jit(lambda values, mask: method.trace(spec.config, learned, fixed, Features(values, mask)))
     traces = [jax.device_get(one(*of)) for of in zip(values, shown, strict=True)]
-    stacked = method.Trace(*(np.stack(of) for of in zip(*traces, strict=True)))
+    before, after, prototypes, plan = (np.stack(of) for of in zip(*traces, strict=True))
     shares = np.stack([_marked(record, spec.grid) for record in records])
     defective = np.array([record.defective for record in records])[:, None]
-    prototypes = stacked.prototypes[:, [0, -1]]
     normal, anomalous = shown & ~defective, shown & (shares >= MARKED)
-    return Traced(records, stacked.before, stacked.after, prototypes, stacked.plan, shown, normal, anomalous)
+    return Traced(records, before, after, prototypes[:, [0, -1]], plan, shown, normal, anomalous)
 
 
 def _marked(record: Record, grid: int) -> Float[np.ndarray, " n"]:

@@ -47,7 +47,7 @@ def drawing(path: pathlib.Path, rows: int, columns: int, size: tuple[float, floa
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE):  # pyright: ignore
         figure = Figure(figsize=size, layout="constrained")
         yield figure.subplots(rows, columns, squeeze=False)
         for canvas, suffix in ((FigureCanvasSVG, "svg"), (FigureCanvasPdf, "pdf")):

@@ -132,7 +132,7 @@ def assignment(
 def _per_modality(module: type[nn.Module], in_axes: tuple[int | None, ...]) -> type[nn.Module]:
     """The module with separate weights for each modality, mapped over the leading axis of its inputs that have 0."""
     axes: Any = in_axes
-    variables = {"params": 0, "diagnostics": 0}
+    variables: Any = {"params": 0, "diagnostics": 0}
     return nn.vmap(module, in_axes=axes, variable_axes=variables, split_rngs={"params": True, "dropout": True})
 
 

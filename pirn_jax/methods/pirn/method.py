@@ -83,7 +83,7 @@ def trace(config: Config, learned: Params, fixed: Params, features: Features) ->
         mutable=["intermediates"],
     )
     layers = [kept["intermediates"][f"layer_{i}"]["__call__"][0] for i in range(config.num_layers)]
-    refined = jnp.stack([p for _, p in layers])
+    refined = jnp.stack([p for _, p in layers])  # pyright: ignore
     assign = functools.partial(assignment, config)
     plan = jax.vmap(assign, (0, 0, None, None))(before, refined[0], features.mask, fixed["epsilon"])
     return Trace(before, jax.vmap(patches.dense)(rebuilt), refined, plan)  # pyright: ignore
