@@ -31,6 +31,7 @@ from experiments.suites import (
     scaling,
     score,
     seeds,
+    serve,
     sinkhorn,
     table,
     train,
@@ -46,6 +47,7 @@ SUITES = {
     "patchcore": patchcore.measure,
     "methods": methods.measure,
     "latency": latency.measure,
+    "serve": serve.measure,
     "encoder": encoder.measure,
     "normals": normals.measure,
     "metrics": metrics.measure,
@@ -56,7 +58,8 @@ _PLOTS = {"scaling": scaling.plot}
 """SVG files of what a suite found, besides its numbers."""
 
 _EXTRAS = dict.fromkeys(("train", "score", "patchcore", "methods", "latency", "encoder", "table"), "convert") | {
-    "normals": "open3d"
+    "normals": "open3d",
+    "serve": "serve",
 }
 
 _SUITE = flags.DEFINE_list("suite", ["seeds"], f"What to measure: {', '.join(SUITES)}.")
@@ -66,6 +69,8 @@ _MARKDOWN = flags.DEFINE_string("markdown", None, "Measure nothing; print the ta
 
 
 def _row(case: dict[str, float]) -> str:
+    if "clients" in case:
+        return ", ".join(f"{name} {_digits(value)}" for name, value in case.items())
     text = f"ours {case['ours']:.3g} s, reference {case['reference']:.3g} s, ratio {case['ratio']:.2f}"
     if "floor_fraction" in case:
         text += f"; of the ceiling ours {case['floor_fraction']:.0%}, reference {case['reference_fraction']:.0%}"

@@ -9,7 +9,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from experiments import benchmark
-from experiments.suites import scaling, table
+from experiments.suites import scaling, serve, table
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -123,3 +123,18 @@ def test_tables_leave_out_what_a_case_lacks():
         "| a | 0.0123 | 1234 |  |",
         "| b | 2 |  | 3 |",
     ]
+
+
+def test_a_loaded_server_loses_nothing_and_scores_as_the_command_does(monkeypatch):
+    pytest.importorskip("fastapi")
+    monkeypatch.setattr(serve, "_REQUESTS", 10)
+    monkeypatch.setattr(serve, "CLIENTS", (1, 8))
+    found = serve.measure(1, 40, ("--encoder=chroma", "--input_size=56", "--false_alarms=.2"))
+    assert list(found) == ["1 clients", "8 clients"]
+    for case in found.values():
+        assert case["requests"] == 10
+        assert case["lost"] == 0
+        assert case["apart"] <= 1e-6
+        assert 0 < case["p50_ms"] <= case["p99_ms"]
+        assert case["memory_mb"] > 50
+    assert "parts_per_s" in benchmark._row(found["8 clients"])
