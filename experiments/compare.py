@@ -73,7 +73,7 @@ def _costs(spec: Spec, content: dict[str, Any], splits: dict[str, Splits]) -> li
     parts = sum(len(of.test) for of in splits.values()) * spec.seeds * len(spec.shots)
     method, encoder = spec.build(), spec.encoder
     shown = len(spec.modalities), len(encoder.groups), spec.grid**2, encoder.config.width
-    support = base.shapes(max(spec.shots), *shown)
+    support = base.shapes(max(map(int, spec.shots)), *shown)
     key = jax.eval_shape(lambda: jax.random.key(0))
     learned = _size(jax.eval_shape(method.start, key, support)[0])
     kept = _size(base.params_shapes(method, support))

@@ -64,7 +64,7 @@ def _scores(spec: Spec, fitted: Fitted, placed: Placed, sizes: list[tuple[int, i
     members = len(fitted.scales)
     program = scoring.compile_program(spec.build())
     pieces = [jax.tree.map(lambda leaf, share=share: leaf[share], fitted.params) for share in parallel.shares(members)]
-    distances = scoring.score(program, pieces, placed.features, np.zeros(members, int))
+    distances = scoring.score(program, pieces, placed.whole, np.zeros(members, int))
     spread = placed.spread(distances, np.zeros((members, 1), int), np.arange(len(sizes))[None])
     scores = []
     for i, size in enumerate(sizes):

@@ -283,7 +283,7 @@ def test_a_header_that_claims_gigabytes_takes_no_memory(tmp_path):
     }
     tracemalloc.start()
     for form, body in bodies.items():
-        assert_refused(written(tmp_path / f"{form}.pcd", f"{header}{form}\n".encode() + body), "claimed")
+        assert_refused(written(tmp_path / f"{form}.pcd", f"{header}{form}\n".encode() + body), "claim")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 10**7

@@ -89,7 +89,8 @@ def _apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _exact(points: np.ndarray, some: np.ndarray) -> np.ndarray:
     """Normals at some of the points by the definition, in float64."""
     points = points.astype(np.float64)
-    distances, nearest = scipy.spatial.cKDTree(points).query(points[some], 2 * normals.NEIGHBOURS)
+    tree = scipy.spatial.KDTree(points)
+    distances, nearest = map(np.asarray, tree.query(points[some], 2 * normals.NEIGHBOURS))
     near = distances <= distances[:, normals.NEIGHBOURS - 1, None] * (1 + neighbours_window.TIE / 2)
     groups = (points[row[taken]] for row, taken in zip(nearest, near, strict=True))
     return np.array([np.linalg.eigh(np.cov(group.T))[1][:, 0] for group in groups])

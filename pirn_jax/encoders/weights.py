@@ -156,7 +156,8 @@ def _config(fields: dict[str, Any]) -> vit.ViTConfig:
         colours = fields.get(name, (1, 1, 1))
         if len(colours) != 3 or not all(math.isfinite(value) for value in colours):
             raise ValueError(f"{name} is {colours!r}, expected three numbers")
-    return vit.ViTConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    given: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in fields.items()}
+    return vit.ViTConfig(**given)
 
 
 def _check_shapes(path: pathlib.Path, config: vit.ViTConfig, found: dict[str, tuple[int, ...]]) -> None:

@@ -1,5 +1,7 @@
 """The k-th smallest of many numbers at once: the distance of the last neighbour."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -35,7 +37,7 @@ def find(values: Int[Array, "m ..."], k: Int[Array, ""]) -> Float[Array, "..."]:
 def _of_bytes(values, k, width):
     def step(i, found):
         larger = found | jnp.left_shift(jnp.uint8(1), (width - 1 - i).astype(jnp.uint8))
-        smaller = sum((value < larger).astype(jnp.uint8) for value in values)
+        smaller: Any = sum((value < larger).astype(jnp.uint8) for value in values)
         return jnp.where(smaller.astype(jnp.int32) < k, larger, found)
 
     return jax.lax.fori_loop(0, width, step, jnp.zeros(values.shape[1:], jnp.uint8))

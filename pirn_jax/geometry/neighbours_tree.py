@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from pirn_jax.geometry import normals_plane
 from pirn_jax.geometry.neighbours_window import TIE
@@ -21,7 +21,7 @@ def normals(
     Points as far as the last neighbour count too, as many again as there are neighbours.
     """
     points = xyz[valid].astype(np.float64)
-    tree = cKDTree(points, balanced_tree=False)
+    tree = KDTree(points, balanced_tree=False)
     queries = xyz[wanted].astype(np.float64)
     found = np.zeros((len(queries), 3), np.float32)
     for start in range(0, len(queries), _CHUNK):
@@ -32,19 +32,19 @@ def normals(
     return found
 
 
-def _steps(tree: cKDTree, centres: np.ndarray, neighbours: int) -> np.ndarray:
+def _steps(tree: KDTree, centres: np.ndarray, neighbours: int) -> np.ndarray:
     """Steps to the nearest points and ones, (4, 2 neighbours, n), both zero where there is none.
 
     One point more than the neighbours tells where others are as far as the last of them; only there more are sought.
     """
     steps = np.zeros((4, 2 * neighbours, len(centres)), np.float32)
-    distances, nearest = tree.query(centres, neighbours + 1, workers=-1)
+    distances, nearest = map(np.asarray, tree.query(centres, neighbours + 1, workers=-1))
     last = distances[:, min(neighbours, tree.n) - 1]
     limit = last * (1 + TIE / 2)
     tied = distances[:, -1] <= limit
     _place(steps, np.flatnonzero(~tied), tree.data, centres, nearest[~tied, :neighbours])
     if tied.any():
-        distances, nearest = tree.query(centres[tied], 2 * neighbours, workers=-1)
+        distances, nearest = map(np.asarray, tree.query(centres[tied], 2 * neighbours, workers=-1))
         nearest[distances > limit[tied, None]] = tree.n
         _place(steps, np.flatnonzero(tied), tree.data, centres, nearest)
     return steps

@@ -114,11 +114,11 @@ def _trained(
             index = np.minimum(np.arange(start, start + size), count - 1)
             some, kept = [given.runs[i] for i in index], min(size, count - start)
             category, chosen, left = np.zeros(size, int), given.chosen[index], given.left[index]
-            features = placed.features
+            features = placed.whole
             trained, _ = train.train(programs, some, features, category, chosen, spec.recipe)
 
             def distances(program: Any, parts: np.ndarray, trained=trained, category=category) -> np.ndarray:
-                found = scoring.score_support(program, trained.params, placed.features, category, parts)
+                found = scoring.score_support(program, trained.params, placed.whole, category, parts)
                 return placed.spread(found, category[:, None], parts)
 
             judged = distances(judge, left)

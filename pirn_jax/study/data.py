@@ -97,6 +97,12 @@ class Placed(NamedTuple):
     kept: Int[np.ndarray, "c s p"]
     patches: int
 
+    @property
+    def whole(self) -> Features:
+        """The features where all are on the devices."""
+        assert isinstance(self.features, Features)
+        return self.features
+
     def stored_in(self, precision: str) -> "Placed":
         """The same with features of this precision; nothing is copied where they have it."""
         if isinstance(self.features, Reader):
