@@ -157,6 +157,9 @@ EXTREMES = {
     "all zeros": lambda batch: batch._replace(values=jnp.zeros_like(batch.values)),
     "a patch of zeros": lambda batch: batch._replace(values=batch.values.at[:, :, :, 0].set(0.0)),
     "two distinct tokens": lambda batch: batch._replace(values=batch.values[:, :, :, jnp.arange(N) % 2]),
+    "identical tokens": lambda batch: batch._replace(
+        values=jnp.broadcast_to(batch.values[:1, :, :, :1], batch.values.shape)
+    ),
     "identical samples": lambda batch: batch._replace(values=batch.values[jnp.zeros(2, int)]),
     "one patch of the part": lambda batch: batch._replace(mask=batch.mask.at[:, 1:].set(False)),
     "features of 1e4": lambda batch: batch._replace(values=1e4 * batch.values),

@@ -85,7 +85,7 @@ def reaches(
     """Reach of each row of a bank: its squared distance to the nearest row of another sample.
 
     Leaves of a berry are never twice the same, its skin is; so a row of leaves reaches farther. `floor` times the mean
-    is added. Of a single sample all rows reach equally far.
+    is added. Of a single sample all rows reach equally far, and so they do where all are one.
 
     Args:
       rows: the bank, by the samples that its rows are from.
@@ -104,7 +104,7 @@ def reaches(
 
     apart = jnp.moveaxis(jax.lax.map(of_sample, jnp.arange(samples)), 1, 0)
     mean = jnp.mean(apart, axis=(1, 2), where=mask, keepdims=True)
-    return (apart + floor * mean).reshape(len(maps), -1)
+    return jnp.where(mean > 0, apart + floor * mean, 1.0).reshape(len(maps), -1)
 
 
 def remember(rows: Float[Array, "s m n c"], mask: Bool[Array, "s n"], maps: Maps) -> dict[str, Any]:
