@@ -9,7 +9,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from experiments import fidelity
+from experiments import departures
 from experiments.paper import displacement, figures, pictures, published, studies, tables
 from experiments.paper.studies import ALL, Setting, Study, changed
 from pirn_jax.data.problems import InputError
@@ -230,8 +230,8 @@ def test_the_page_has_all_sections_tables_first(tmp_path):
 
 def test_departures_stand_in_the_documentation():
     text = (commands.ROOT / "docs" / "fidelity.md").read_text("utf-8")
-    assert not [of.name for of in fidelity.DEPARTURES if f"| {of.name} |" not in text]
-    for departure in fidelity.DEPARTURES:
+    assert not [of.name for of in departures.DEPARTURES if f"| {of.name} |" not in text]
+    for departure in departures.DEPARTURES:
         preset = METHODS["pirn"].presets["default"]
         known = {**dataclasses.asdict(preset.config), **dataclasses.asdict(preset.recipe)}
         assert all(known[name] != value for name, value in departure.changes.items())

@@ -86,7 +86,8 @@ def test_products_and_their_gradients_are_those_of_rounded_factors(precision, se
     pairs = (a, b), (back, b.T), (a.T, back)
     for x, (left, right) in zip((found, *pull(back)), pairs, strict=True):
         assert x.dtype == jnp.float32
-        np.testing.assert_allclose(x, seen(left) @ seen(right), atol=3e-5)
+        # Sums of 900 products round by up to 1e-4, as the processor orders them; rounded factors would be off by .1.
+        np.testing.assert_allclose(x, seen(left) @ seen(right), atol=3e-4)
 
 
 def is_program(x):

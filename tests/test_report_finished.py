@@ -94,8 +94,8 @@ def with_schema(directory, schema):
         (lambda run: (run / "results.json").write_text("[1]"), r"results.json: has schema None, not 1"),
         (lambda run: (run / "results.json").write_text("{"), r"results.json: cannot be read"),
         (lambda run: (run / "results.json").write_text('{"schema": 1, "mean": {}}'), r"results.json: lacks dataset"),
-        (lambda run: (run / "gallery.npz").write_bytes(b"PK broken"), r"gallery.npz: cannot be read"),
-        (lambda run: np.savez(run / "gallery.npz", facts=np.array("[{}]")), r"gallery.npz: cannot be read"),
+        (lambda run: (run / "gallery.npz").write_bytes(b"PK broken"), r"gallery.npz: missing or damaged"),
+        (lambda run: np.savez(run / "gallery.npz", facts=np.array("[{}]")), r"gallery.npz: missing or damaged"),
     ],
 )
 def test_what_is_no_finished_run_is_told_in_a_sentence(directory, change, message):

@@ -22,7 +22,10 @@ from pirn_jax.study.spec import Spec
 from pirn_jax.study.streaming import Reader
 from pirn_jax.study.train_group import Group, host_params, train_group, validate_group
 from pirn_jax.training import parallel, train, windows
-from pirn_jax.training.episodes import ALL, Run, Shots
+from pirn_jax.training.episodes import ALL, Run, Shots, count_steps
+
+_WATCHED_STEPS = 20
+"""Steps from which on a training is long enough to do harm (our choice)."""
 
 
 class FinishedGroup(NamedTuple):
@@ -256,13 +259,14 @@ def _hidden(title: str, total: int) -> contextlib.AbstractContextManager[Callabl
 def _evaluate_untrained(
     schedule: Schedule, programs: _Programs, group: Group, data: StudyData
 ) -> dict[int, float | None]:
-    """Image AUROC before training of the group's first run, by its index; one is enough to watch, and cheap."""
+    """Image AUROC before a long training of the group's first run, by its index; one is enough to watch, and cheap."""
     spec, support = schedule.spec, schedule.spec.support(group.runs[0].shots)
-    if spec.recipe is None or not spec.recipe.epochs:
+    parts = len(data.selection.episodes[group.runs[0]])
+    if spec.recipe is None or count_steps(parts, spec.recipe.epochs, spec.recipe.batch_size) < _WATCHED_STEPS:
         return {}
     runs = group.runs[:1]
     before = group._replace(runs=runs, size=1)
-    with schedule.stage(f"detection before training {group.title}", 1) as advance:
+    with schedule.stage(f"detection untrained {group.title}", 1) as advance:
         recipe = dataclasses.replace(spec.recipe, epochs=0)
         trained, _ = train_group(before, data, programs.train, recipe, _hidden, support=support)
         scored = score_group(before, trained, data, programs.score, programs.support, spec.maps, _hidden, support)
