@@ -6,7 +6,6 @@ For each draw a model is fitted to some good built-in parts as `pirn fit` does; 
 new to it. Rates are means over categories and draws; beside them stands what scores of the learned parts would give.
 """
 
-import contextlib
 from typing import NamedTuple
 
 import jax
@@ -20,7 +19,7 @@ from pirn_jax.encoders import pretrained
 from pirn_jax.inspection import fitting, thresholds
 from pirn_jax.inspection.fitting import Fitted
 from pirn_jax.stopwatch import Stopwatch
-from pirn_jax.study.data import Placed, place_all
+from pirn_jax.study.data import Placed, hidden, place_all
 from pirn_jax.study.spec import Spec
 from pirn_jax.training import parallel
 from tools import console
@@ -74,14 +73,10 @@ def _scores(spec: Spec, fitted: Fitted, placed: Placed, sizes: list[tuple[int, i
 
 
 def _draw(spec: Spec, placed: Placed, sizes: list[tuple[int, int]], chosen: np.ndarray) -> Rates:
-    def quiet(title: str, total: int):
-        del title, total
-        return contextlib.nullcontext(lambda *done: None)
-
     kept = placed._replace(
         features=jax.tree.map(lambda leaf: leaf[:, chosen], placed.features), kept=placed.kept[:, chosen]
     )
-    fitted = fitting.fit(spec, kept, [sizes[i] for i in chosen], _MEMBERS.value, quiet)
+    fitted = fitting.fit(spec, kept, [sizes[i] for i in chosen], _MEMBERS.value, hidden)
     scores = _scores(spec, fitted, placed, sizes)
     new = np.delete(scores, chosen)
     limits = [thresholds.threshold(of, _WISH.value).value for of in (fitted.scores, scores[chosen])]

@@ -47,7 +47,7 @@ class Traced(NamedTuple):
 
     @property
     def lengths(self) -> Float[np.ndarray, "s 2 n"]:
-        """How far each token moves."""
+        """Distance that each token moves."""
         return np.linalg.norm(self.after - self.before, axis=-1)
 
 

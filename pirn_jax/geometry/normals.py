@@ -80,5 +80,5 @@ def count(xyz: Float[np.ndarray, "h w 3"], neighbours: int) -> tuple[Float[np.nd
 
 
 def _certain(squared: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """Whether neighbours within a squared distance are certain to be the nearest."""
+    """True where neighbours within a squared distance are certain to be the nearest."""
     return (squared * (1 + _ROUNDING) < reach**2) | np.isposinf(reach)

@@ -116,8 +116,10 @@ class Evaluation(NamedTuple):
 
 def normalise(scores: Float[np.ndarray, "*size"], exponent: float) -> Float[np.ndarray, "*size"]:
     """A map divided by a power of the mean magnitude of its pixels that are not zero; as it is if all are."""
+    if not exponent:
+        return scores
     shown = np.abs(scores[scores != 0])
-    return scores / np.float32(shown.mean(dtype=float) ** exponent) if exponent and shown.size else scores
+    return scores / np.float32(shown.mean(dtype=float) ** exponent) if shown.size else scores
 
 
 def normalised(evaluate: Callable[[float], Sequence[Evaluation]], settings: MetricSettings) -> list[Evaluation]:

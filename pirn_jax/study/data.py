@@ -36,6 +36,12 @@ Stage = Callable[[str, int], contextlib.AbstractContextManager[Callable[..., Non
 """`with stage(title, total) as advance: advance(count, text)` shows progress."""
 
 
+def hidden(title: str, total: int) -> contextlib.AbstractContextManager[Callable[..., None]]:
+    """A stage that shows nothing."""
+    del title, total
+    return contextlib.nullcontext(lambda *done: None)
+
+
 class Mask(NamedTuple):
     """A packed ground-truth mask.
 

@@ -1,9 +1,8 @@
 """Groups of runs and their order: each is trained, scored, evaluated and saved, by one of the processes."""
 
-import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from pirn_jax.data.problems import InputError
 from pirn_jax.methods.base import Method
 from pirn_jax.stopwatch import Stopwatch
 from pirn_jax.study import storage, symptoms
-from pirn_jax.study.data import Stage, StudyData
+from pirn_jax.study.data import Stage, StudyData, hidden
 from pirn_jax.study.evaluate_group import evaluate_group
 from pirn_jax.study.memory import require
 from pirn_jax.study.score_group import score_group
@@ -250,12 +249,6 @@ def _run(schedule: Schedule, programs: _Programs, group: Group) -> FinishedGroup
     return FinishedGroup(group.runs, distances, list(scored.scales), evaluations, trainings, timings, validation)
 
 
-def _hidden(title: str, total: int) -> contextlib.AbstractContextManager[Callable[..., None]]:
-    """A stage that shows nothing."""
-    del title, total
-    return contextlib.nullcontext(lambda *done: None)
-
-
 def _evaluate_untrained(
     schedule: Schedule, programs: _Programs, group: Group, data: StudyData
 ) -> dict[int, float | None]:
@@ -268,9 +261,9 @@ def _evaluate_untrained(
     before = group._replace(runs=runs, size=1)
     with schedule.stage(f"detection untrained {group.title}", 1) as advance:
         recipe = dataclasses.replace(spec.recipe, epochs=0)
-        trained, _ = train_group(before, data, programs.train, recipe, _hidden, support=support)
-        scored = score_group(before, trained, data, programs.score, programs.support, spec.maps, _hidden, support)
+        trained, _ = train_group(before, data, programs.train, recipe, hidden, support=support)
+        scored = score_group(before, trained, data, programs.score, programs.support, spec.maps, hidden, support)
         distances, scales = data.unpad(runs, scored.distances), list(scored.scales)
-        found = evaluate_group(runs, group.title, distances, scales, data, spec.maps, spec.metrics, _hidden)
+        found = evaluate_group(runs, group.title, distances, scales, data, spec.maps, spec.metrics, hidden)
         advance(1)
     return {0: found[0]["all"]["values"]["image_auroc"]}

@@ -64,7 +64,7 @@ def window(features: Features | Source, samples: Int[np.ndarray, "*shape"]) -> t
 
 
 def shapes(features: Features | Source, samples: int) -> Features:
-    """What `window` gives for so many samples, or all features, as they are asked for when compiling ahead."""
+    """Shapes of `window` for so many samples, or all features, as they are asked for when compiling ahead."""
     if isinstance(features, Features):
         return features
     leading = 1, min(samples, features.most)
