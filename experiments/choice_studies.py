@@ -40,6 +40,10 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
     "resolution": [_FINE, {**_FINE, "input_size": 336, "grid": 42}],
     "image_score": _each("top_share", 0.002, 0.01, start=_PATCHCORE),
     "sigma": _each("sigma", 2.0, 8.0, start=_PATCHCORE),
+    "augmentation": [
+        *_each("augmentation", "rotations", "inp_former", start=_PATCHCORE),
+        *_each("augmentation", "rotations", "inp_former", start={"method": "inp_former", "grid": 16}),
+    ],
     "reach": _each("reach", False, start=_FINE),
     "banks": _each("banks", "each", "joint", start=_FINE),
     "score": [

@@ -20,6 +20,7 @@ from pirn_jax import cache, features, scoring
 from pirn_jax.data import procedural
 from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Splits
+from pirn_jax.data.views import AUGMENTATIONS
 from pirn_jax.encoders import pretrained
 from pirn_jax.report import finished, gallery, pictures, sweep, tables, tracking
 from pirn_jax.study import data, grid, groups, memory, plan, results, run, storage
@@ -42,6 +43,9 @@ flags.DEFINE_string(
 flags.DEFINE_integer("grid", 0, "Patches along a side; by default the finest of the encoders'.", lower_bound=0)
 flags.DEFINE_list("modalities", list(MODALITIES), "Modalities: rgb, geometry, or both.")
 flags.DEFINE_enum("background", "ignore", features.BACKGROUNDS, "Whether patches off the part count.")
+flags.DEFINE_enum(
+    "augmentation", "none", list(AUGMENTATIONS), "Views of each good part to learn from: eight rotations, or 22 forms."
+)
 flags.DEFINE_float("sigma", 4.0, "Gaussian on anomaly maps, in pixels of the encoder's input.", lower_bound=0.0)
 flags.DEFINE_enum(
     "fusion",
@@ -125,10 +129,9 @@ def _specs() -> dict[str, Spec]:
         before = FLAGS.dataset, shots, FLAGS.seeds, FLAGS.method
         after = encoder, preparation, FLAGS.preset, tuple(FLAGS.modalities), FLAGS.grid
         after += FLAGS.background, FLAGS.sigma, FLAGS.fusion
+        learned = FLAGS.support_parts, FLAGS.augmentation
         return {
-            name: Spec(
-                *before, config, recipe, *after, dataset_flags.options(), metric_settings.read(), FLAGS.support_parts
-            )
+            name: Spec(*before, config, recipe, *after, *(dataset_flags.options(), metric_settings.read()), *learned)
             for name, (config, recipe) in cells.items()
         }
     except ValueError as error:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 from pirn_jax import inputs, threads
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
+from pirn_jax.data.views import ORIGINAL, View
 from pirn_jax.encoders import chroma, efficientnet, filter_bank, fpfh, joint, vit
 from pirn_jax.encoders.pretrained import Encoder
 from pirn_jax.inputs import Preparation, Prepared
@@ -113,9 +114,10 @@ def patch_mask(region: Bool[np.ndarray, "size size"], grid: int) -> Bool[np.ndar
     return mask if mask.any() else np.ones_like(mask)
 
 
-def identify(name: str, encoder: Encoder, grid: int) -> str:
-    """Name of the features of inputs with this name."""
-    return hashlib.sha256(f"{_CACHE_VERSION} {encoder.digest} {grid} {name}".encode()).hexdigest()
+def identify(name: str, encoder: Encoder, grid: int, view: View = ORIGINAL) -> str:
+    """Name of the features of inputs with this name as a view shows them."""
+    seen = "" if view == ORIGINAL else f" {view}"
+    return hashlib.sha256(f"{_CACHE_VERSION} {encoder.digest} {grid} {name}{seen}".encode()).hexdigest()
 
 
 def extract(
@@ -145,7 +147,10 @@ def extract(
     Raises:
       InputError: naming every sample that cannot be used, once all have been tried.
     """
-    paths = [inputs.cached_path(cache, "features", identify(name, encoder, grid)) for name in names]
+    paths = [
+        inputs.cached_path(cache, "features", identify(name, encoder, grid, record.view))
+        for record, name in zip(records, names, strict=True)
+    ]
     wanted = range(len(records)) if wanted is None else frozenset(wanted)
     with watch.stage("features_s"):
         found = [inputs.load_cached(path, i in wanted) for i, path in enumerate(paths)]
@@ -155,7 +160,8 @@ def extract(
 
     def load(i: int) -> Prepared | InputError:
         try:
-            return inputs.load(records[i], names[i], preparation, cache)
+            found, view = inputs.load(records[i], names[i], preparation, cache), records[i].view
+            return found if view == ORIGINAL else inputs.seen(found, view, preparation.geometry)
         except InputError as error:
             return error
 

@@ -14,6 +14,7 @@ from pirn_jax import atomic
 from pirn_jax.data import plausibility, sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record, Sample
+from pirn_jax.data.views import View
 from pirn_jax.geometry import (
     depth_images,
     foreground,
@@ -22,6 +23,7 @@ from pirn_jax.geometry import (
     normal_images,
     normals,
     normals_open3d,
+    viewing,
 )
 
 _CACHE_VERSION = "5"
@@ -178,6 +180,15 @@ def network_input(rgb: np.ndarray, seen: Geometry, size: int) -> Prepared:
     return Prepared(images, _fitted(square(region), (size, size)), seen.note)
 
 
+def seen(found: Prepared, view: View, geometry: str) -> Prepared:
+    """Inputs of the encoder as another view shows them; `geometry` is the second modality."""
+    rgb, field = found.values
+    turn = viewing.view_normals if geometry == "normals" else viewing.view_depth
+    images = np.stack([viewing.view_rgb(rgb, view), turn(field, view)])
+    # What there is to say of a part is said of its original.
+    return Prepared(images, viewing.view_mask(found.mask, view), "")
+
+
 def square(image: np.ndarray) -> np.ndarray:
     """Pads (h, w, ...) with zeros to a square, the image in the middle (top and left get the smaller half)."""
     side = max(image.shape[:2])
@@ -201,7 +212,7 @@ def identify(records: Sequence[Record], preparation: Preparation, problems: Prob
 
 
 def load(record: Record, name: str, preparation: Preparation, cache: pathlib.Path) -> Prepared:
-    """Inputs of the encoder of a sample, from the cache or computed and put there.
+    """Inputs of the encoder of a sample, its view left out, from the cache or computed and put there.
 
     Args:
       record: the sample.

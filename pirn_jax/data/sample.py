@@ -11,6 +11,7 @@ import numpy as np
 from pirn_jax.data import images
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.scans import NormalMap, Scan
+from pirn_jax.data.views import ORIGINAL, View
 
 GOOD = "good"
 
@@ -148,6 +149,7 @@ class Record:
       defect: name of the defect, or "good".
       id: name of the part within its category, such as "test/dent/003".
       source: where it comes from.
+      view: how its images are seen, see `inputs.seen`.
     """
 
     category: str
@@ -155,6 +157,7 @@ class Record:
     defect: str
     id: str
     source: Source
+    view: View = ORIGINAL
 
     @property
     def defective(self) -> bool:

@@ -212,6 +212,7 @@ def _spec(settings: Mapping[str, Any], encoder: str | None) -> Spec:
         settings["sigma"],
         settings["fusion"],
         metrics=MetricSettings(top_share=settings["metrics_top_share"]),
+        augmentation=settings["augmentation"],
     )
 
 

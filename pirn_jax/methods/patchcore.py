@@ -190,7 +190,7 @@ PRESETS = {
     # A tenth of the patches, Euclidean distances, Eq. 7. The paper's network is a WideResNet-50, whose features of two
     # layers it pools over 3x3 patches; here features are those of --encoder.
     "paper": Preset(Config(banks="each", coreset=0.1, distance="euclidean", reach=False, reweight=9)),
-    # AnomalyDINO (Damm et al., WACV 2025) on both modalities, but for its rotated good parts.
+    # AnomalyDINO (Damm et al., WACV 2025) on both modalities.
     "anomaly_dino": Preset(
         Config(banks="each", reach=False),
         None,
@@ -200,6 +200,7 @@ PRESETS = {
             "input_size": 448,
             "grid": 32,
             "background": "ignore",
+            "augmentation": "rotations",
             "fusion": "sum",
             "image_score": "0.01",
         },

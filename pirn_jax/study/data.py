@@ -17,6 +17,7 @@ from pirn_jax import cache, features, inputs
 from pirn_jax.data import sample
 from pirn_jax.data.problems import Problems
 from pirn_jax.data.sample import Record, Splits
+from pirn_jax.data.views import ORIGINAL
 from pirn_jax.methods.base import Features
 from pirn_jax.metrics import ground_truth
 from pirn_jax.metrics.evaluation import MetricSettings
@@ -67,14 +68,15 @@ class Selection(NamedTuple):
     """Samples of a study, each of them found to be usable.
 
     Attributes:
-      splits: all samples of each category.
-      episodes: per run, its good parts as indices into the train split.
+      splits: all samples of each category; in the train split, all views of each good part one behind the other.
+      episodes: per run, its good parts in all views as indices into the train split.
       good: per category, in rising order the indices that any run of a number of shots draws.
       records: samples whose features are needed, category by category: those good ones and the test samples; where a
         run takes every good part, these and the validation samples besides.
       names: of the samples' inputs.
       masks: ground truth of each sample, None where nobody knows it.
       digests: of all bytes that can change a number.
+      views: of each good part.
     """
 
     splits: dict[str, Splits]
@@ -84,6 +86,7 @@ class Selection(NamedTuple):
     names: list[str]
     masks: list[Mask | None]
     digests: list[str]
+    views: int = 1
 
     def describe(self, spec: Spec) -> dict[str, Any]:
         """The settings of a study of these samples."""
@@ -185,7 +188,10 @@ def select(spec: Spec, splits: dict[str, Splits], stage: Stage) -> Selection:
       InputError: if there are too few good parts; if samples cannot be used, with all of them.
     """
     runs = [Run(category, shots, seed) for shots in spec.shots for category in splits for seed in range(spec.seeds)]
-    drawn = {run: episodes.draw(run, len(splits[run.category].train)) for run in runs}
+    views = len(spec.views)
+    parts = {run: episodes.draw(run, len(splits[run.category].train)) for run in runs}
+    drawn = {run: (views * chosen[:, None] + np.arange(views)).ravel() for run, chosen in parts.items()}
+    splits = {category: _viewed(split, spec) for category, split in splits.items()}
     few = [run for run in runs if run.shots != ALL]
     good = {c: sorted({int(i) for run in few if run.category == c for i in drawn[run]}) for c in splits}
     learned = {
@@ -193,11 +199,20 @@ def select(spec: Spec, splits: dict[str, Splits], stage: Stage) -> Selection:
         for c, split in splits.items()
     }
     records = [part for c, split in splits.items() for part in (*learned[c], *split.test)]
-    with stage("reading files", len(records)) as advance:
-        names, masks = _identify(spec, records, advance)
+    originals = [part for part in records if part.view == ORIGINAL]
+    with stage("reading files", len(originals)) as advance:
+        found = dict(zip(originals, zip(*_identify(spec, originals, advance), strict=True), strict=True))
+    of_views = [found[dataclasses.replace(part, view=ORIGINAL)] for part in records]
+    names, masks = [name for name, _ in of_views], [mask for _, mask in of_views]
     contents = ["none" if mask is None else hashlib.sha256(mask.bits.tobytes()).hexdigest() for mask in masks]
     ids = [f"{run} {[splits[run.category].train[i].id for i in chosen]}" for run, chosen in drawn.items()]
-    return Selection(splits, drawn, good, records, names, masks, [*names, *contents, *ids])
+    return Selection(splits, drawn, good, records, names, masks, [*names, *contents, *ids], views)
+
+
+def _viewed(split: Splits, spec: Spec) -> Splits:
+    """The split with all views of each good part."""
+    train = [dataclasses.replace(part, view=view) for part in split.train for view in spec.views]
+    return dataclasses.replace(split, train=train)
 
 
 def load(specs: Sequence[Spec], selection: Selection, stage: Stage, memory: int = MEMORY_BYTES) -> StudyData:

@@ -99,7 +99,7 @@ def make(spec: Spec, splits: dict[str, Splits], stage: Stage, memory: int = MEMO
       InputError: if samples cannot be read, or there are too few.
     """
     episode = {
-        shots: {c: len(episodes.draw(Run(c, shots, 0), len(of.train))) for c, of in splits.items()}
+        shots: {c: len(episodes.draw(Run(c, shots, 0), len(of.train))) * len(spec.views) for c, of in splits.items()}
         for shots in spec.shots
     }
     samples = sum(_learned(spec, c, of) + len(of.test) for c, of in splits.items())
@@ -121,7 +121,7 @@ def _learned(spec: Spec, category: str, split: Splits) -> int:
     if ALL in spec.shots:
         return len(split.train) + len(split.validation)
     runs = [Run(category, shots, seed) for shots in spec.shots for seed in range(spec.seeds)]
-    return len({int(i) for run in runs for i in episodes.draw(run, len(split.train))})
+    return len({int(i) for run in runs for i in episodes.draw(run, len(split.train))}) * len(spec.views)
 
 
 def _prepare(spec: Spec, records: Sequence[Record]) -> tuple[float, int]:
@@ -153,7 +153,7 @@ def _row(spec: Spec, shots: Shots, parts: dict[str, int], splits: dict[str, Spli
     support = {c: min(n, spec.support(shots) or n) for c, n in parts.items()}
     bank = {c: support[c] / _PARTS if rates.fit else 1.0 for c in parts}
     training = sum(rates.step * steps[c] + rates.fit * bank[c] ** 2 for c in groups)
-    calibrated = {c: 0 if spec.fusion == "sum" else support[c] for c in parts}
+    calibrated = {c: 0 if spec.fusion == "sum" else support[c] // len(spec.views) for c in parts}
     scored = sum(rates.score * bank[c] * (padded[c] + calibrated[c]) for c in groups)
     held = _held(spec, shots, parts, splits, 4 * int(np.prod(shape)), memory)
     between = min(steps.values()), max(steps.values())
@@ -164,7 +164,7 @@ def _held(spec: Spec, shots: Shots, parts: dict[str, int], splits: dict[str, Spl
     """Bytes of features that are held at a time; `one` are those of a sample."""
     if shots == ALL:
         return min(memory, one * max(parts.values())) + 2 * windows.WINDOW_BYTES
-    learned = sum(min(len(of.train), spec.seeds * parts[c]) for c, of in splits.items())
+    learned = sum(min(len(of.train) * len(spec.views), spec.seeds * parts[c]) for c, of in splits.items())
     return 2 * one * (learned + sum(len(of.test) for of in splits.values()))
 
 

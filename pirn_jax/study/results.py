@@ -75,7 +75,7 @@ def collect(spec: Spec, settings: dict[str, Any], data: StudyData, groups: Seque
         "undefined": undefined({run.category: found for run, found in evaluated.items()}),
         "mean": {shots: means(of_shots) for shots, of_shots in values.items()},
         "episodes": per_category(
-            lambda runs: [[ids[run.category][i] for i in selection.episodes[run]] for run in runs]
+            lambda runs: [[ids[run.category][i] for i in selection.episodes[run][:: selection.views]] for run in runs]
         ),
         **_validation(per_category, groups),
         "timings": _timings(data.seconds, groups),

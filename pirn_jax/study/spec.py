@@ -8,9 +8,10 @@ import jax
 
 from pirn_jax import __version__, features, methods, scoring
 from pirn_jax.data.options import Options
+from pirn_jax.data.views import AUGMENTATIONS, View
 from pirn_jax.encoders.pretrained import Encoder
 from pirn_jax.inputs import Preparation
-from pirn_jax.methods import balance, base
+from pirn_jax.methods import balance, base, views
 from pirn_jax.methods.base import Method, Recipe
 from pirn_jax.metrics.evaluation import MetricSettings
 from pirn_jax.training.episodes import ALL, Shots
@@ -46,6 +47,7 @@ class Spec:
       metrics: evaluation settings.
       support_parts: of runs that learn from every good part, how many of these memory banks, scales and calibration
         are made from; 0 for all, -1 for all where the method keeps patches, else `SUPPORT_PARTS`.
+      augmentation: views of each good part that runs learn from, a name of `AUGMENTATIONS`.
 
     Raises:
       ValueError: if settings do not go together.
@@ -68,9 +70,11 @@ class Spec:
     options: Options = Options()
     metrics: MetricSettings = MetricSettings()
     support_parts: int = -1
+    augmentation: str = "none"
 
     def __post_init__(self):
-        for name, choices in (("background", features.BACKGROUNDS), ("fusion", scoring.FUSIONS)):
+        known = ("background", features.BACKGROUNDS), ("fusion", scoring.FUSIONS), ("augmentation", AUGMENTATIONS)
+        for name, choices in known:
             if getattr(self, name) not in choices:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}; choose one of {', '.join(choices)}")
         if self.modalities not in (MODALITIES, MODALITIES[:1], MODALITIES[1:]):
@@ -88,9 +92,16 @@ class Spec:
         if (method.loss is None) != (self.recipe is None):
             what = "needs a recipe" if self.recipe is None else "learns nothing by gradient descent, so takes no recipe"
             raise ValueError(f"{self.method} {what}")
+        if ALL in self.shots and len(self.views) > 1:
+            raise ValueError(f"--augmentation={self.augmentation} is made for few good parts, not for --shots={ALL}")
         for shots in self.shots:
-            parts = SUPPORT_PARTS if shots == ALL else int(shots)
+            parts = SUPPORT_PARTS if shots == ALL else int(shots) * len(self.views)
             base.check(method, base.shapes(parts, len(self.modalities), groups, self.grid**2, channels))
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Views of each good part that runs learn from, the original first."""
+        return AUGMENTATIONS[self.augmentation]
 
     @property
     def maps(self) -> scoring.Maps:
@@ -119,7 +130,8 @@ class Spec:
         """The method with its config."""
         method = methods.find(self.method).build(self.config, self.modality_names)
         widths = tuple(config.width for config, _ in self.encoder.parts)
-        return method if len(widths) == 1 else balance.balanced(method, widths)
+        method = method if len(widths) == 1 else balance.balanced(method, widths)
+        return method if len(self.views) == 1 else views.viewed(method, len(self.views))
 
     def hyperparameters(self) -> dict[str, Any]:
         """Values of the method's config and of the recipe, by name."""
@@ -194,6 +206,7 @@ def describe(spec: Spec, categories: list[str], names: list[str]) -> dict[str, A
         "plane_tolerance": spec.preparation.plane_tolerance,
         "cluster_reach": spec.preparation.cluster_reach,
         "background": spec.background,
+        "augmentation": spec.augmentation,
         "sigma": spec.sigma,
         "fusion": spec.fusion,
         **{f"metrics_{name}": value for name, value in spec.metrics.describe().items()},

@@ -11,6 +11,7 @@ _PAPER_FLAGS = {
     "input_size": 392,
     "grid": 28,
     "background": "keep",
+    "augmentation": "inp_former",
     "fusion": "sum",
     "image_score": "0.01",
 }
@@ -19,7 +20,7 @@ _PAPER_FLAGS = {
 PRESETS = {
     # Our choice for the minutes of a laptop.
     "default": Preset(Config(), Recipe(epochs=5, learning_rate=1e-3, batch_size=4, schedule="cosine")),
-    # The published code but for its 22 augmented forms of each image, and one model for all categories.
+    # The published code but for one model for all categories.
     "paper": Preset(
         Config(num_blocks=8, heads=12, mlp_ratio=4.0, score="cosine"),
         Recipe(epochs=200, learning_rate=1e-3, batch_size=16, schedule="cosine"),
