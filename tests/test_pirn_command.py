@@ -19,7 +19,7 @@ from pirn_jax.data.problems import InputError
 from pirn_jax.inspection import bundle
 from tests import commands
 from tests.plates import SIZE, write_parts
-from tools.pirn import export
+from tools.pirn import export, samples
 
 FIT = ("--method=gaussian", "--encoder=chroma", "--input_size=56", "--foreground=none")
 
@@ -160,6 +160,43 @@ def test_what_cannot_be_is_refused(home, tmp_path, name, flags, sentence):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_killed_fit_goes_on_to_the_same_file(home, tmp_path):
+    folder, _ = home
+    given = "tools.pirn", "fit", f"--parts={folder / 'good'}", f"--output={tmp_path / 'a.pirn'}", *FIT
+    fitting = commands.Command(*given, PIRN_CACHE=str(tmp_path / "cache"))
+    while not list((tmp_path / "cache").glob("features/*/*.npz")):
+        assert fitting.poll() is None, fitting.finish().stderr
+        time.sleep(0.01)
+    fitting.send(signal.SIGKILL)
+    assert fitting.finish().returncode == -signal.SIGKILL
+    assert not list(tmp_path.glob("*.pirn*"))
+    done = commands.run(*given, PIRN_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.pirn").read_bytes() == (folder / "plates.pirn").read_bytes()
+
+
+@pytest.mark.parametrize("unit", [None, "mm"])
+def test_samples_are_the_first_parts_however_they_were_read(home, tmp_path, unit):
+    folder, _ = home
+    shutil.copytree(folder / "good", tmp_path / "parts")
+    flags = [f"--parts={tmp_path / 'parts'}", f"--output={tmp_path / 'a.pirn'}", "--samples=3"]
+    if unit:
+        flags.append(f"--xyz_unit={unit}")
+        for path in (tmp_path / "parts" / "xyz").iterdir():
+            tifffile.imwrite(path, 1000 * tifffile.imread(path), photometric="rgb")
+    done = run(folder, "fit", *flags, *FIT)
+    assert done.returncode == 0, done.stderr
+    model = bundle.read(tmp_path / "a.pirn")
+    records = samples.unpack(model, tmp_path / "unpacked")
+    assert [record.id for record in records] == ["000", "001", "002"]
+    for record in records:
+        rgb, xyz, _ = record.source.arrays()
+        with PIL.Image.open(folder / "good" / "rgb" / f"{record.id}.png") as picture:
+            np.testing.assert_array_equal(rgb, picture)
+        expected = tifffile.imread(folder / "good" / "xyz" / f"{record.id}.tiff")
+        np.testing.assert_allclose(xyz, expected, rtol=1e-6)
+
+
 def test_parts_of_two_cameras_are_told_apart(home, tmp_path):
     folder, _ = home
     shutil.copytree(folder / "good", tmp_path / "parts")
@@ -192,6 +229,7 @@ def test_an_exported_program_is_the_model_and_needs_jax_alone(home, tmp_path):
     done = run(folder, "export", f"--model={folder / 'plates.pirn'}", f"--output={output}")
     assert done.returncode == 0, done.stderr
     assert "images (1, 2, 56, 56, 3) uint8, masks (1, 49) bool -> map (1, 40, 60), score (1,)" in done.stdout
+    assert "in a fresh process, on 2 good parts and noise: map " in done.stdout
     found = jax.export.deserialize(bytearray(output.read_bytes()))
     assert set(found.platforms) == {"cpu", "cuda"}
     model = bundle.read(folder / "plates.pirn")

@@ -103,6 +103,18 @@ def test_what_the_model_is_and_counts_are_told(home, model, client):
     assert "/v1/inspect" in client.get("/openapi.json").json()["paths"]
 
 
+def test_samples_of_the_model_are_given_out_and_judged_as_the_parts_that_they_were(home, model, client):
+    assert client.get("/v1/model").json()["samples"] == len(model.samples) == 2
+    rgb, scan = (client.get(f"/v1/samples/1/{kind}") for kind in ("rgb", "scan"))
+    assert rgb.headers["content-type"] == "image/png"
+    given = {"rgb": ("part.png", rgb.content), "scan": ("part.tiff", scan.content)}
+    verdict, _ = expected(home, model)
+    assert client.post("/v1/inspect", files=given).json()["score"] == pytest.approx(verdict.score, abs=1e-6)
+    lacking = client.get("/v1/samples/2/rgb")
+    assert lacking.status_code == 404
+    assert lacking.json()["detail"] == "sample 2: the model carries 2, counted from 0"
+
+
 def png_that_claims(width, height):
     """A PNG's header without its pixels."""
     buffer = io.BytesIO()
@@ -173,6 +185,7 @@ def test_a_token_is_asked_for(home, model):
     with TestClient(service.build(model, verdicts.limits(model), "plates.pirn", token="secret")) as guarded:
         assert guarded.post("/v1/inspect", files=files(home)).status_code == 401
         assert guarded.get("/v1/model", headers={"Authorization": "Bearer wrong"}).status_code == 401
+        assert guarded.get("/v1/samples/0/rgb").status_code == 401
         right = {"Authorization": "Bearer secret"}
         assert guarded.post("/v1/inspect", files=files(home), headers=right).status_code == 200
 
@@ -274,6 +287,12 @@ def test_a_person_inspects_a_part_in_a_browser(home, address, tmp_path, width):
             browser.call("Input.dispatchMouseEvent", type=kind, **mouse)
         assert browser.evaluate(scan) != touched
         assert browser.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        pick = 'e => { e.value = "0"; e.dispatchEvent(new Event("change")); }'
+        browser.evaluate(f'({pick})(document.querySelector("#sample"))')
+        while browser.evaluate('document.querySelectorAll("#rows tr").length') == 1:
+            assert time.monotonic() < deadline, browser.evaluate('document.querySelector("#verdict").textContent')
+            time.sleep(0.05)
+        assert browser.evaluate('document.querySelector("#verdict").textContent').startswith("000.png: ")
         wrong = [e for e in browser.events if e["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
         assert [e for e in wrong if "favicon" not in json.dumps(e)] == []
     finally:

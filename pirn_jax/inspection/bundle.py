@@ -10,7 +10,7 @@ import json
 import math
 import pathlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ from pirn_jax.methods import base
 from pirn_jax.study.spec import Spec
 from pirn_jax.training.episodes import Run
 
-FORMAT = (1, 0)
+FORMAT = (1, 1)
 """Major and minor version: programs read files of their own major version, whatever the minor one."""
 
 _MANIFEST, _SETTINGS, _GOOD, _PICTURE = "manifest.json", "settings.json", "good.json", "good.jpg"
@@ -51,6 +51,18 @@ class Good(NamedTuple):
     size: tuple[int, int]
 
 
+class Sample(NamedTuple):
+    """A good part as two files.
+
+    Attributes:
+      rgb: PNG of its image.
+      scan: TIFF of its points, (h, w, 3) float32 in the unit that the model's scans have.
+    """
+
+    rgb: bytes
+    scan: bytes
+
+
 class Bundle(NamedTuple):
     """A model with what it was made from.
 
@@ -58,14 +70,23 @@ class Bundle(NamedTuple):
       ready: to inspect parts.
       good: the good parts.
       picture: a JPEG of them.
+      samples: some of them, to try the model with.
     """
 
     ready: Inspector
     good: Good
     picture: bytes
+    samples: list[Sample]
 
 
-def write(path: pathlib.Path, settings: Mapping[str, Any], fitted: Fitted, good: Good, picture: bytes) -> None:
+def write(
+    path: pathlib.Path,
+    settings: Mapping[str, Any],
+    fitted: Fitted,
+    good: Good,
+    picture: bytes,
+    samples: Sequence[Sample] = (),
+) -> None:
     """Writes a model whole or not at all.
 
     Args:
@@ -74,6 +95,7 @@ def write(path: pathlib.Path, settings: Mapping[str, Any], fitted: Fitted, good:
       fitted: the ensemble.
       good: what it learned from.
       picture: a JPEG of the good parts, to look at.
+      samples: some of them, to try the model with.
     """
     told = good._asdict() | {"scores": good.scores.tolist(), "highest": good.highest.tolist()}
     members = {
@@ -83,6 +105,8 @@ def write(path: pathlib.Path, settings: Mapping[str, Any], fitted: Fitted, good:
         _SCALES: _npy(fitted.scales),
     }
     members |= {f"params/{i:05d}.npy": _npy(leaf) for i, leaf in enumerate(jax.tree.leaves(fitted.params))}
+    for i, sample in enumerate(samples):
+        members |= dict(zip(_sample_names(i), sample, strict=True))
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in members.items()}
     manifest = {"format": FORMAT, "pirn_jax": __version__, "sha256": hashes}
     with atomic.replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -118,7 +142,14 @@ def read(path: pathlib.Path, encoder: str | None = None) -> Bundle:
     params = _params(path, spec, len(good.parts), leaves, len(scales), version)
     run = Run(settings["categories"][0], len(good.parts), 0)
     given = params, jnp.asarray(scales), inspector.compile_inspection(spec)
-    return Bundle(Inspector(run, settings, spec, *given), good, members[_PICTURE])
+    pairs = (_sample_names(i) for i in range(len(good.parts)))
+    samples = [Sample(*(members[name] for name in pair)) for pair in pairs if members.keys() >= {*pair}]
+    return Bundle(Inspector(run, settings, spec, *given), good, members[_PICTURE], samples)
+
+
+def _sample_names(i: int) -> tuple[str, str]:
+    """Names of the members of a sample."""
+    return f"samples/{i:03d}/rgb.png", f"samples/{i:03d}/xyz.tiff"
 
 
 def _npy(values: Any) -> bytes:

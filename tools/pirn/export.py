@@ -24,9 +24,10 @@ from absl import flags
 
 from pirn_jax import atomic, features
 from pirn_jax.data.problems import InputError
-from pirn_jax.inspection import bundle, unrolling
+from pirn_jax.inspection import bundle, unrolling, verdicts
 from pirn_jax.inspection.bundle import Bundle
 from tools import console
+from tools.pirn import samples
 
 FLAGS = flags.FLAGS
 _TOLERANCE = 1e-5
@@ -40,8 +41,8 @@ import sys, jax.export, numpy as np
 program, given, out = sys.argv[1:]
 run = jax.export.deserialize(bytearray(open(program, "rb").read())).call
 with np.load(given) as arrays:
-    maps, scores = run(arrays["images"], arrays["masks"])
-np.savez(out, maps=maps, scores=scores)
+    found = [run(*of) for of in zip(arrays["images"][:, None], arrays["masks"][:, None])]
+np.savez(out, **{name: np.concatenate(of) for name, of in zip(("maps", "scores"), zip(*found))})
 """
 
 _RUN_ONNX = """
@@ -51,8 +52,9 @@ options = onnxruntime.SessionOptions()
 options.log_severity_level = 3
 run = onnxruntime.InferenceSession(program, options, providers=["CPUExecutionProvider"]).run
 with np.load(given) as arrays:
-    maps, scores = run(["map", "score"], {name: arrays[name] for name in ("images", "masks")})
-np.savez(out, maps=maps, scores=scores)
+    pairs = zip(arrays["images"][:, None], arrays["masks"][:, None])
+    found = [run(["map", "score"], dict(zip(("images", "masks"), of))) for of in pairs]
+np.savez(out, **{name: np.concatenate(of) for name, of in zip(("maps", "scores"), zip(*found))})
 """
 
 
@@ -127,7 +129,7 @@ FORMATS = {
 
 
 def difference(model: Bundle, content: bytes, run: str) -> tuple[float, float]:
-    """Distances of maps and scores of a fresh process from the model's, on noise whose lower half is off the part.
+    """Distances of maps and scores of a fresh process from the model's, on the samples that it carries and on noise.
 
     Args:
       model: the model.
@@ -135,21 +137,16 @@ def difference(model: Bundle, content: bytes, run: str) -> tuple[float, float]:
       run: see `Format`.
 
     Returns:
-      both in units of the score.
+      both in units of each part's score, the largest of them.
 
     Raises:
       InputError: if the program does not run.
     """
     spec = model.ready.spec
-    side = spec.preparation.size
-    images = np.random.default_rng(0).integers(256, size=(1, 2, side, side, 3), dtype=np.uint8)
-    region = np.zeros((side, side), bool)
-    region[: side // 2] = True
-    masks = features.patch_mask(region, spec.grid)[None]
-    if spec.background == "keep":
-        region, masks = np.ones_like(region), np.ones_like(masks)
-    expected = model.ready(images, region[None], model.good.size)
     with tempfile.TemporaryDirectory() as place:
+        images, regions = _given(model, pathlib.Path(place, "parts"))
+        masks = np.stack([features.patch_mask(region, spec.grid) for region in regions])
+        expected = model.ready(images, regions, model.good.size)
         files = [pathlib.Path(place, name) for name in ("program", "given.npz", "out.npz")]
         files[0].write_bytes(content)
         np.savez(files[1], images=images, masks=masks)
@@ -159,9 +156,23 @@ def difference(model: Bundle, content: bytes, run: str) -> tuple[float, float]:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise InputError(f"the program does not run ({reason}); nothing was written")
         with np.load(files[2]) as found:
-            apart = (np.abs(found[name] - getattr(expected, name)).max() for name in ("maps", "scores"))
-            in_scores = [float(value / max(float(expected.scores[0]), 1e-12)) for value in apart]
-    return in_scores[0], in_scores[1]
+            scores = np.maximum(expected.scores, 1e-12)
+            maps = np.abs(found["maps"] - expected.maps).max((1, 2)) / scores
+            return float(maps.max()), float((np.abs(found["scores"] - expected.scores) / scores).max())
+
+
+def _given(model: Bundle, place: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images of the model's samples, unpacked to a folder, and of noise whose lower half is off the part; regions."""
+    spec = model.ready.spec
+    side = spec.preparation.size
+    images = [np.random.default_rng(0).integers(256, size=(2, side, side, 3), dtype=np.uint8)]
+    regions = [np.arange(side)[:, None].repeat(side, 1) < side // 2]
+    for record in samples.unpack(model, place):
+        prepared = verdicts.prepare(model, record).prepared
+        images.append(prepared.values)
+        regions.append(prepared.mask)
+    kept = np.stack(regions)
+    return np.stack(images), np.ones_like(kept) if spec.background == "keep" else kept
 
 
 def write(output: pathlib.Path, content: bytes, apart: tuple[float, float]) -> None:
@@ -199,7 +210,8 @@ def _export() -> None:
     print(
         f"images (1, 2, {side}, {side}, 3) uint8, masks (1, {patches}) bool -> map (1, {height}, {width}), score (1,)"
     )
-    print(f"in a fresh process map {apart[0]:.1e} and score {apart[1]:.1e} of the score from this one")
+    seen = f"{len(model.samples)} good parts and noise" if model.samples else "noise"
+    print(f"in a fresh process, on {seen}: map {apart[0]:.1e} and score {apart[1]:.1e} of the score from this one")
 
 
 def main(arguments: list[str]) -> None:

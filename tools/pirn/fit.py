@@ -27,6 +27,7 @@ from pirn_jax.study.data import place_all
 from pirn_jax.study.spec import Spec, describe
 from pirn_jax.training import parallel
 from tools import console, dataset_flags
+from tools.pirn import samples
 
 FLAGS = flags.FLAGS
 _SIDE, _SHOWN = 160, 48
@@ -42,6 +43,7 @@ def define() -> None:
     flags.DEFINE_string("encoder", pretrained.DEFAULT, "Frozen encoder, or several side by side.")
     flags.DEFINE_integer("grid", 0, "Patches along a side; by default the finest of the encoders'.", lower_bound=0)
     flags.DEFINE_integer("seeds", 0, "Members of the ensemble; by default 3, or 1 of methods without chance.", 0)
+    flags.DEFINE_integer("samples", 2, "Good parts that the model carries along, to try it with.", lower_bound=0)
     flags.DEFINE_float("false_alarms", 0.05, "Wished share of good parts that are called defective.")
     console.define_help("tools.pirn.fit", "tools.dataset_flags", text=__doc__)
 
@@ -116,7 +118,8 @@ def _fit() -> None:
     fitted = fitting.fit(spec, place_all(spec, found), sizes, members, console.stage)
     good = bundle.Good([record.id for record in records], fitted.scores, fitted.highest, sizes[0])
     settings = describe(spec, [parts.resolve().name], names) | {"false_alarms": FLAGS.false_alarms, "members": members}
-    bundle.write(output, settings, fitted, good, _sheet(records))
+    few = samples.take(records[: FLAGS.samples], settings["xyz_unit"])
+    bundle.write(output, settings, fitted, good, _sheet(records), few)
     for note in filter(None, (spec.encoder.note, *inputs.summarise(records, found.notes))):
         print(f"note: {note}")
     print(summary(output, settings, good))

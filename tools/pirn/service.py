@@ -8,24 +8,23 @@ import queue
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import tifffile
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 
 from pirn_jax import __version__
 from pirn_jax.data import folder, images
-from pirn_jax.data.options import Options
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
 from pirn_jax.inspection.bundle import Bundle
 from pirn_jax.inspection.verdicts import Limits
 from pirn_jax.report import figures, page
-from tools.pirn import answers
+from tools.pirn import answers, samples
 from tools.pirn.worker import Worker
 
 _SUFFIXES = {
@@ -146,8 +145,18 @@ def build(
         check(request)
         settings = model.ready.settings
         kept = ("method", "encoder", "members", "false_alarms", "pirn_jax", "input_size", "grid", "geometry")
-        told = {"model": name, "good_parts": len(model.good.parts), "image_size": model.good.size}
+        told = {"model": name, "good_parts": len(model.good.parts), "samples": len(model.samples)}
+        told["image_size"] = model.good.size
         return told | {key: settings[key] for key in kept} | {"threshold": limit.score.as_json()}
+
+    @app.get("/v1/samples/{number}/{kind}")
+    async def sample(request: Request, number: int, kind: Literal["rgb", "scan"]) -> Response:
+        """Image, a PNG, or scan, a TIFF, of a good part that the model carries, from 0."""
+        check(request)
+        if not 0 <= number < len(model.samples):
+            raise HTTPException(404, f"sample {number}: the model carries {len(model.samples)}, counted from 0")
+        media = {"rgb": "image/png", "scan": "image/tiff"}[kind]
+        return Response(getattr(model.samples[number], kind), media_type=media)
 
     @app.get("/healthz")
     async def health() -> dict[str, str]:
@@ -163,6 +172,7 @@ def build(
     async def people() -> HTMLResponse:
         """A page to try parts by hand."""
         told = {"model": name, "promise": limit.score.text, "token": bool(token), "gradient": figures.heat_gradient()}
+        told["samples"] = model.good.parts[: len(model.samples)]
         told["geometry"] = model.ready.settings["geometry"]
         return HTMLResponse(page.render("service.html.jinja", **told))
 
@@ -176,10 +186,9 @@ async def _received(request: Request, place: pathlib.Path, model: Bundle, most_p
             await _store(form, place / "part", most_pixels)
     except MultiPartException as error:
         raise HTTPException(422, f"no multipart form ({error.message}); send rgb and scan as files") from error
-    settings, problems = model.ready.settings, Problems()
-    options = Options(settings["light"], settings["normals"] == "native", settings["xyz_unit"])
+    problems = Problems()
     try:
-        records = folder.read_new(place / "part", options, problems)
+        records = folder.read_new(place / "part", samples.options(model), problems)
         problems.check()
     except InputError as error:
         raise HTTPException(422, str(error).replace(f"{place}/part/", "")) from error
