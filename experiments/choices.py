@@ -16,7 +16,7 @@ from experiments.by_modality import COLUMNS, table
 from experiments.choice_studies import STUDIES, label, spec_of
 from pirn_jax import cache
 from pirn_jax.study import run, storage
-from pirn_jax.training import parallel
+from pirn_jax.training import compiled
 from tools import console
 
 _STUDY = flags.DEFINE_enum("study", None, list(STUDIES), "Which study.", required=True)
@@ -29,7 +29,7 @@ _OUTPUT = flags.DEFINE_string("output_dir", "outputs/choices", "Where the studie
 
 def _run() -> None:
     home, output = cache.cache_directory(), pathlib.Path(_OUTPUT.value)
-    parallel.keep_compiled(home / "xla")
+    compiled.keep(home / "xla")
     found: dict[str, dict[str, list[float]]] = {}
     print(f"{'':44s}" + "".join(f"{column:>16s}" for column in COLUMNS))
     for changes in STUDIES[_STUDY.value]:

@@ -24,7 +24,7 @@ from pirn_jax.methods import METHODS, base
 from pirn_jax.report import comparison, gallery, page, tables
 from pirn_jax.study import groups, results, run, storage
 from pirn_jax.study.spec import Spec
-from pirn_jax.training import parallel
+from pirn_jax.training import compiled
 from pirn_jax.training.episodes import Run
 from tools import console, dataset_flags
 
@@ -140,7 +140,7 @@ def _run() -> None:
             if not flags.FLAGS[name].present:
                 flags.FLAGS[name].value = value
     output = pathlib.Path(_OUTPUT.value)
-    parallel.keep_compiled(cache.cache_directory() / "xla")
+    compiled.keep(cache.cache_directory() / "xla")
     specs = _specs()
     splits = dataset_flags.read(builtin_parts.DEBUG_COUNTS if _DEBUG.value else procedural.DEFAULT_COUNTS)
     found, scored = {}, {}

@@ -20,7 +20,7 @@ from pirn_jax.encoders import pretrained
 from pirn_jax.methods import patchcore
 from pirn_jax.study import run, storage
 from pirn_jax.study.spec import Spec
-from pirn_jax.training import parallel
+from pirn_jax.training import compiled
 from tools import console
 
 _ENCODERS = flags.DEFINE_list("encoders", ["filter_bank", "random", "builtin"], "As in fewshot.")
@@ -41,7 +41,7 @@ def _spec(name: str) -> Spec:
 
 def _run() -> None:
     home, output = cache.cache_directory(), pathlib.Path(_OUTPUT.value)
-    parallel.keep_compiled(home / "xla")
+    compiled.keep(home / "xla")
     specs = {name: _spec(name) for name in _ENCODERS.value}
     splits = builtin_parts.read(home, _CATEGORIES.value, _PARTS_SEED.value)
     found = {

@@ -21,7 +21,7 @@ from pirn_jax.inspection.fitting import Fitted
 from pirn_jax.stopwatch import Stopwatch
 from pirn_jax.study.data import Placed, hidden, place_all
 from pirn_jax.study.spec import Spec
-from pirn_jax.training import parallel
+from pirn_jax.training import compiled, parallel
 from tools import console
 
 _METHOD = flags.DEFINE_enum("method", "gaussian", list(methods.METHODS), "Method.")
@@ -84,7 +84,7 @@ def _draw(spec: Spec, placed: Placed, sizes: list[tuple[int, int]], chosen: np.n
 
 
 def _run() -> None:
-    parallel.keep_compiled(cache.cache_directory() / "xla")
+    compiled.keep(cache.cache_directory() / "xla")
     if not all(text.isdecimal() and int(text) > 1 for text in _PARTS.value):
         raise InputError(f"--parts={','.join(_PARTS.value)}: give whole numbers above one")
     preset, encoder = methods.METHODS[_METHOD.value].presets["default"], pretrained.load(pretrained.DEFAULT)

@@ -25,7 +25,7 @@ from pirn_jax.encoders import pretrained
 from pirn_jax.report import finished, gallery, pictures, sweep, tables, tracking
 from pirn_jax.study import data, grid, groups, memory, plan, results, run, storage
 from pirn_jax.study.spec import MODALITIES, Spec
-from pirn_jax.training import parallel
+from pirn_jax.training import cluster, compiled
 from pirn_jax.training.episodes import ALL, Shots, most
 from tools import console, dataset_flags
 
@@ -190,7 +190,7 @@ def _run() -> None:
     if FLAGS.tensorboard:
         tracking.require()
     processes.connect()
-    parallel.keep_compiled(cache.cache_directory() / "xla")
+    compiled.keep(cache.cache_directory() / "xla")
     specs = _specs()
     output = _output_directory(next(iter(specs.values())))
     chosen = {output / name: spec for name, spec in _chosen(specs).items()}
@@ -199,7 +199,7 @@ def _run() -> None:
     if FLAGS.plan:
         print(plan_text.text(plan.make(next(iter(chosen.values())), splits, console.stage, room), len(chosen)))
         return
-    parameters, writes = hyperparameters.grid(), parallel.process()[0] == 0
+    parameters, writes = hyperparameters.grid(), cluster.process()[0] == 0
     if parameters and writes:
         grid.write_plan(output, parameters)
     content = {}

@@ -17,7 +17,7 @@ from experiments.paper.studies import Setting, changed, run_all
 from pirn_jax import cache
 from pirn_jax.encoders import pretrained
 from pirn_jax.report import sheet
-from pirn_jax.training import parallel
+from pirn_jax.training import compiled
 from tools import console
 
 _SHOTS = flags.DEFINE_integer("shots", 10, "Number of good parts.", lower_bound=1)
@@ -30,7 +30,7 @@ _OUTPUT = flags.DEFINE_string("output_dir", "outputs/fidelity", "Where the studi
 
 def _run() -> None:
     home, output = cache.cache_directory(), pathlib.Path(_OUTPUT.value)
-    parallel.keep_compiled(home / "xla")
+    compiled.keep(home / "xla")
     splits = builtin_parts.read(home, _CATEGORIES.value, 0)
     given = {"dataset": "procedural", "preparation": builtin_parts.preparation(), "grid": _GRID.value}
     config, encoder = {"score": "cosine"}, pretrained.load(_ENCODER.value)

@@ -22,7 +22,7 @@ from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
 from pirn_jax.inspection import inspector
 from pirn_jax.inspection.inspector import Inspector
-from pirn_jax.training import episodes, parallel
+from pirn_jax.training import compiled, episodes
 from pirn_jax.training.episodes import Run
 from tools import console, dataset_flags
 
@@ -101,7 +101,7 @@ def _print(found: Sequence[Found]) -> None:
 
 
 def _run() -> None:
-    parallel.keep_compiled(cache.cache_directory() / "xla")
+    compiled.keep(cache.cache_directory() / "xla")
     directory, output, problems = pathlib.Path(_RUN.value), pathlib.Path(_OUTPUT.value), Problems()
     ready = inspector.load(directory, _choose(directory), _ENCODER.value)
     dataset_flags.take(ready.settings, "study")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from absl import flags
 
 from pirn_jax.data.problems import InputError
-from pirn_jax.training import parallel
+from pirn_jax.training import cluster
 
 flags.DEFINE_string("coordinator_address", None, "host:port of process 0; told by SLURM, Open MPI and Kubernetes.")
 flags.DEFINE_integer("num_processes", None, "Processes that share the study; told likewise.", lower_bound=1)
@@ -29,7 +29,7 @@ def connect(environment: Mapping[str, str] = os.environ) -> None:
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if len(missing) == len(given):
         if detected(environment):
-            parallel.connect(None, None, None)
+            cluster.connect(None, None, None)
         return
     if missing:
         raise InputError(f"{', '.join(missing)}: not given; without a launcher that tells them give all three")
@@ -38,7 +38,7 @@ def connect(environment: Mapping[str, str] = os.environ) -> None:
             f"--process_id={index}: with --num_processes={count} ids go from 0 to {count - 1}; give one of them"
         )
     if count > 1:
-        parallel.connect(address, count, index)
+        cluster.connect(address, count, index)
 
 
 def detected(environment: Mapping[str, str]) -> bool:

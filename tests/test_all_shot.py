@@ -177,12 +177,12 @@ def test_every_good_part_is_an_episode_and_exceeds_any_number():
         episodes.draw(run, 0)
 
 
-DEEP = ("--debug", "--encoder=random", "--num_layers=8", "--noapr", "--nomnc", "--score=cosine", "--fusion=sum")
-DEEP += ("--shots=all", "--categories=gear,knob", "--seeds=2", "--epochs=50", "--batch_size=2", "--input_size=28")
+DEEP = ("--debug", "--encoder=chroma", "--num_layers=2", "--noapr", "--nomnc", "--score=cosine", "--fusion=sum")
+DEEP += ("--shots=all", "--categories=gear,knob", "--seeds=2", "--epochs=50", "--batch_size=2", "--input_size=32")
 DEEP += ("--checkpoint_minutes=0", "--save_maps=none")
 
 
-@pytest.mark.slow  # Three studies of eight layers, each a process.
+@pytest.mark.slow  # Three studies, each a process.
 def test_a_study_killed_in_its_second_category_continues_to_the_same_bits(tmp_path):
     def start(name, *flags):
         flags = (*DEEP, *flags, f"--output_dir={tmp_path / name}")

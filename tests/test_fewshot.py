@@ -196,7 +196,8 @@ def test_a_long_training_continues_inside_a_group_to_the_same_bits(cache, tmp_pa
     deep = (
         "--debug",
         "--encoder=random",
-        "--num_layers=4",
+        "--num_layers=1",
+        "--score=cosine",
         "--noapr",
         "--nomnc",
         "--categories=knob",

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import pytest
 
 from pirn_jax.methods.base import Features, Method, Recipe
-from pirn_jax.training import parallel, train
+from pirn_jax.training import parallel, sizes, train
 
 SCRIPT = """
 import json
@@ -27,12 +27,13 @@ from pirn_jax import scoring
 from pirn_jax.methods import patchcore, pirn
 from pirn_jax.methods.base import Features, Recipe
 from pirn_jax.training import episodes, parallel, train
+from pirn_jax.training.compiled import keep
 from pirn_jax.training.episodes import Run
 
 ALL = jax.local_devices()
 assert len(ALL) == 8
 CACHE = pathlib.Path(sys.argv[1]).parent / "cache" / "xla"
-parallel.keep_compiled(CACHE)
+keep(CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 BOTH = ("rgb", "normals")
 CONFIG = pirn.Config(score="cosine", num_prototypes=4, sinkhorn_iterations=3, num_layers=1, neighbours=2, heads=2)
@@ -221,7 +222,7 @@ def test_runs_are_cut_before_batches(runs, batch, devices, expected):
 @hypothesis.given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 8))
 def test_groups_are_even_and_fill_the_devices(runs, share, devices):
     most = share * devices
-    size = parallel.group_size(runs, most, devices)
+    size = sizes.group_size(runs, most, devices)
     assert 1 <= size <= max(most, 1)
     assert runs < devices or size % devices == 0
     groups = -(-runs // size)
@@ -232,7 +233,7 @@ def test_groups_are_even_and_fill_the_devices(runs, share, devices):
 @hypothesis.given(st.integers(1, 300), st.integers(0, 10**9), st.integers(1, 10**9), st.floats(1, 1e11))
 def test_as_many_runs_as_fit_share_a_call(runs, fixed, each, room):
     needs = lambda n: fixed + n * each  # noqa: E731
-    found = parallel.fitting(runs, room, needs)
+    found = sizes.fitting(runs, room, needs)
     assert 1 <= found <= runs
     assert found == 1 or needs(found) <= room
     assert found == runs or needs(found + 1) > room
@@ -249,11 +250,11 @@ def test_runs_on_an_accelerator_are_chosen_from_its_memory(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "local_devices", lambda: [Device(1000), Device(2000)])
     # 800 of 1000 bytes are planned with, 200 are taken: each of two devices has room for five runs, then for six.
-    assert parallel.runs_at_once(100, lambda runs: 100 + 50 * runs, taken=200) == 10
-    assert parallel.runs_at_once(100, lambda runs: 50 * runs, taken=200) == 12
-    assert parallel.runs_at_once(9, lambda runs: 1) == 10
+    assert sizes.runs_at_once(100, lambda runs: 100 + 50 * runs, taken=200) == 10
+    assert sizes.runs_at_once(100, lambda runs: 50 * runs, taken=200) == 12
+    assert sizes.runs_at_once(9, lambda runs: 1) == 10
     # All would fit into one group, but three processes would have nothing to do.
-    assert parallel.runs_at_once(32, lambda runs: 1, processes=4) == 8
+    assert sizes.runs_at_once(32, lambda runs: 1, processes=4) == 8
 
 
 def test_bytes_of_a_run_are_measured_and_grow_with_the_runs():
@@ -265,7 +266,7 @@ def test_bytes_of_a_run_are_measured_and_grow_with_the_runs():
         score=lambda params, features: features.values[:, 0, :, 0],
     )
     programs, recipe = train.compile_programs(method), Recipe(epochs=10, batch_size=2)
-    one, two, three = (train.bytes_needed(programs, runs, features, 4, recipe) for runs in (1, 2, 3))
+    one, two, three = (sizes.bytes_needed(programs, runs, features, 4, recipe) for runs in (1, 2, 3))
     # Parameters, two moments and a gradient, float32.
     assert one - features.values.nbytes > two - one > 4 * 4 * channels**2 > 0.7 * (two - one)
     assert abs((three - two) - (two - one)) < 0.05 * (two - one)

@@ -14,7 +14,7 @@ from absl.testing import flagsaver
 
 from experiments import processes
 from pirn_jax.data.problems import InputError
-from pirn_jax.training import parallel
+from pirn_jax.training import cluster
 from tests import commands
 
 # Eleven runs are two groups: one for each process.
@@ -50,7 +50,7 @@ ADDRESS = {"coordinator_address": "host:1234"}
 )
 def test_processes_are_joined_where_flags_or_a_launcher_say_so(environment, given, expected, monkeypatch):
     joined = []
-    monkeypatch.setattr(parallel, "connect", lambda *arguments: joined.append(arguments))
+    monkeypatch.setattr(cluster, "connect", lambda *arguments: joined.append(arguments))
     with flagsaver.flagsaver(**given):
         processes.connect(environment)
     assert joined == expected
@@ -75,12 +75,12 @@ def test_a_launcher_that_does_not_tell_enough_is_told(monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     with pytest.raises(InputError, match="processes cannot be joined: coordinator_address should be defined.$"):
-        parallel.connect(None, None, None)
+        cluster.connect(None, None, None)
 
 
 def test_a_process_alone_waits_for_nobody():
-    assert parallel.process() == (0, 1)
-    parallel.barrier("groups")
+    assert cluster.process() == (0, 1)
+    cluster.barrier("groups")
 
 
 def start(cache, output, *more):

@@ -14,7 +14,7 @@ from pirn_jax import atomic, inputs
 from pirn_jax.data.problems import InputError
 from pirn_jax.report import pictures
 from pirn_jax.study import storage
-from pirn_jax.training import parallel
+from pirn_jax.training import compiled
 from tools.torture import files
 from tools.torture.trial import table
 
@@ -74,14 +74,14 @@ def test_compiled_programs_that_others_can_write_are_refused(tmp_path, mode):
     directory.mkdir()
     directory.chmod(mode)
     with pytest.raises(InputError, match="compiled programs of it would run as you"):
-        parallel.keep_compiled(directory)
+        compiled.keep(directory)
 
 
 def test_compiled_programs_of_somebody_else_are_refused(tmp_path, monkeypatch):
     other = os.geteuid() + 1
     monkeypatch.setattr(os, "geteuid", lambda: other)
     with pytest.raises(InputError, match="belongs to somebody else"):
-        parallel.keep_compiled(tmp_path / "xla")
+        compiled.keep(tmp_path / "xla")
 
 
 def test_a_cache_that_can_only_be_read_is_done_without(tmp_path, monkeypatch):
@@ -92,7 +92,7 @@ def test_a_cache_that_can_only_be_read_is_done_without(tmp_path, monkeypatch):
     entry = inputs.Prepared(np.zeros(3), np.ones(3, bool), "")
     inputs.save_cached(tmp_path / "a" / "b.npz", entry)
     assert inputs.load_cached(tmp_path / "a" / "b.npz") is None
-    parallel.keep_compiled(tmp_path / "a" / "xla")
+    compiled.keep(tmp_path / "a" / "xla")
 
 
 def test_a_full_disk_is_not_passed_over(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from pirn_jax import scoring, threads
 from pirn_jax.data.problems import InputError
 from pirn_jax.methods import pirn
 from pirn_jax.methods.base import Features, Method, Recipe
-from pirn_jax.training import episodes, parallel, train
+from pirn_jax.training import episodes, parallel, sizes, train
 from pirn_jax.training.episodes import Run
 
 BOTH = ("rgb", "normals")
@@ -272,6 +272,6 @@ def test_without_epochs_a_run_stays_as_it_starts(features):
 
 @pytest.mark.parametrize("runs", [1, 9, 10, 11, 60, 61, 300])
 def test_groups_are_of_one_size_and_hold_all_runs(runs):
-    size = parallel.runs_at_once(runs)
+    size = sizes.runs_at_once(runs)
     assert 1 <= size <= 10
     assert -(-runs // size) * size - runs < size

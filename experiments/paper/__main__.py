@@ -26,7 +26,7 @@ from pirn_jax.features import BACKGROUNDS
 from pirn_jax.methods.pirn.decoder import SCORES
 from pirn_jax.metrics.evaluation import MetricSettings
 from pirn_jax.report import plots, sheet
-from pirn_jax.training import parallel
+from pirn_jax.training import compiled
 from tools import console, dataset_flags
 
 flags.DEFINE_list("table", [], f"Tables by the paper's numbers: {', '.join(map(str, tables.TABLES))}.")
@@ -112,7 +112,7 @@ def _run() -> None:
     _apply(_preset(FLAGS.preset))
     if FLAGS.debug:
         _apply(_DEBUG)
-    parallel.keep_compiled(cache.cache_directory() / "xla")
+    compiled.keep(cache.cache_directory() / "xla")
     name = FLAGS.dataset.replace(":", "-").replace("/", "-")
     suffix = [*["paper"] * (FLAGS.preset == "paper"), *["debug"] * FLAGS.debug]
     output = pathlib.Path(FLAGS.output_dir or f"outputs/{'-'.join(['paper', name, *suffix])}")

@@ -9,7 +9,7 @@ the power of x with which the time grows, least squares in logarithms over all p
 which do not grow with x weigh less and less.
 
 Shots are features on the device, from which each step gathers its batch; no more of them are computed with. Studies on
-a CPU train at most `parallel.RUNS_ON_CPU` runs together; 100 seeds there show that more would gain nothing.
+a CPU train at most `sizes.RUNS_ON_CPU` runs together; 100 seeds there show that more would gain nothing.
 
 Devices are an axis where there are several, with 8 seeds; proportion there is 1/x. What one CPU simulates
 (XLA_FLAGS=--xla_force_host_platform_device_count=8) shares its cores, so it shows what cutting the runs costs, not

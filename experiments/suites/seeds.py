@@ -21,7 +21,7 @@ from pirn_jax.methods import pirn
 from pirn_jax.methods.base import Recipe
 from pirn_jax.study import run as study
 from pirn_jax.study.spec import Spec
-from pirn_jax.training import episodes, parallel
+from pirn_jax.training import compiled, episodes
 from pirn_jax.training import train as training
 from pirn_jax.training.episodes import Run
 
@@ -52,7 +52,7 @@ def measure(repeats: int) -> dict[str, timing.Case]:
 def _study(count: int) -> None:
     """A study of one category with this many seeds, in a directory of its own."""
     home = cache.cache_directory()
-    parallel.keep_compiled(home / "xla")
+    compiled.keep(home / "xla")
     splits = mvtec3d.read(procedural.ensure(home, categories=("knob",)), ("knob",))
     recipe = Recipe(epochs=40, learning_rate=1e-3, batch_size=4)
     encoder = pretrained.load("random")

@@ -27,7 +27,7 @@ from pirn_jax.data.sample import GOOD
 from pirn_jax.metrics import batched, ground_truth, ranking
 from pirn_jax.metrics.evaluation import MetricSettings
 from pirn_jax.stopwatch import Stopwatch
-from pirn_jax.training import episodes, parallel
+from pirn_jax.training import episodes, sizes
 from pirn_jax.training import train as training
 from pirn_jax.training.episodes import Run
 
@@ -126,9 +126,9 @@ def _ours(scale: Scale, data: _Data, watch: Stopwatch) -> Iterator[int]:
         runs = [Run(str(category), shots, seed) for category in range(scale.categories) for seed in range(scale.seeds)]
 
         def needs(some: int, shots: int = shots) -> int:
-            return training.bytes_needed(programs, some, train, shots, RECIPE)
+            return sizes.bytes_needed(programs, some, train, shots, RECIPE)
 
-        size = parallel.runs_at_once(len(runs), needs, taken=test.values.nbytes)
+        size = sizes.runs_at_once(len(runs), needs, taken=test.values.nbytes)
         for start in range(0, len(runs), size):
             # As in a study, a short group repeats its last run: all groups share one program.
             some = (runs[start:] + runs[-1:] * size)[:size]

@@ -15,7 +15,7 @@ from pirn_jax.methods import base
 from pirn_jax.methods.base import Method
 from pirn_jax.study.data import Placed, Stage
 from pirn_jax.study.spec import Spec
-from pirn_jax.training import parallel, train
+from pirn_jax.training import parallel, sizes, train
 from pirn_jax.training.episodes import Run
 
 LEFT_OUT_ONE_BY_ONE = 30
@@ -108,7 +108,7 @@ def _trained(
     support = scoring.compile_support_program(method)
     judge = scoring.compile_support_program(method._replace(forget=base.forget_nothing))
     count = len(given.runs)
-    size = parallel.runs_at_once(count)
+    size = sizes.runs_at_once(count)
     with stage(f"models of {title} parts", count) as advance:
         for start in range(0, count, size):
             index = np.minimum(np.arange(start, start + size), count - 1)

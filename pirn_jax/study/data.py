@@ -27,7 +27,7 @@ from pirn_jax.study import packing, streaming
 from pirn_jax.study.memory import GIB, require
 from pirn_jax.study.spec import MODALITIES, Spec, describe
 from pirn_jax.study.streaming import Reader, Streams
-from pirn_jax.training import episodes, parallel
+from pirn_jax.training import cluster, episodes, parallel
 from pirn_jax.training.episodes import ALL, Run
 
 MEMORY_BYTES = 4 * GIB
@@ -243,7 +243,7 @@ def load(specs: Sequence[Spec], selection: Selection, stage: Stage, memory: int 
         f"features of {len(placed)} samples",
         "lower --shots, --seeds or --grid, or take fewer --categories at a time",
     )
-    index, count = parallel.process()
+    index, count = cluster.process()
 
     def extract(share: slice, title: str, wanted: Sequence[int] | None) -> features.Extracted:
         with stage(title, len(records[share])) as advance:
@@ -253,7 +253,7 @@ def load(specs: Sequence[Spec], selection: Selection, stage: Stage, memory: int 
     with Stopwatch() as watch:
         if count > 1:
             extract(slice(index, None, count), "normals and features of this process", ())
-            parallel.barrier("features")
+            cluster.barrier("features")
         found = extract(slice(None), "normals and features", placed)
     values, masks = _taken(spec, found)
     kept = packing.order(masks)

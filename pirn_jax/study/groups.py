@@ -20,7 +20,7 @@ from pirn_jax.study.score_group import score_group
 from pirn_jax.study.spec import Spec
 from pirn_jax.study.streaming import Reader
 from pirn_jax.study.train_group import Group, host_params, train_group, validate_group
-from pirn_jax.training import parallel, train, windows
+from pirn_jax.training import cluster, parallel, sizes, train, windows
 from pirn_jax.training.episodes import ALL, Run, Shots, count_steps
 
 _WATCHED_STEPS = 20
@@ -101,13 +101,13 @@ def run_all(schedule: Schedule) -> list[FinishedGroup]:
     method, calibrated = schedule.method, schedule.spec.fusion != "sum"
     support = scoring.compile_support_program(method) if calibrated else None
     programs = _Programs(train.compile_programs(method), scoring.compile_program(method), support)
-    index, count = parallel.process()
+    index, count = cluster.process()
     groups = [group for shots in schedule.spec.shots for group in _cut(schedule, programs.train, shots, count)]
     finished = {group.name: found for group in groups[index::count] if (found := _load(schedule, group))}
     unfinished = [group for group in groups[index::count] if group.name not in finished]
     _require_memory(schedule, programs.train, [group for group in unfinished if group.runs[0].shots == ALL])
     finished |= {group.name: _run(schedule, programs, group) for group in unfinished}
-    parallel.barrier("groups")
+    cluster.barrier("groups")
     for group in groups:
         if group.name not in finished:
             loaded = _load(schedule, group)
@@ -127,9 +127,9 @@ def _cut(schedule: Schedule, programs: train.Programs, shots: Shots, processes: 
     if shots == ALL:
         return _cut_all(schedule, programs, runs, processes)
     taken = sum(leaf.nbytes for leaf in jax.tree.leaves(data.test.features))
-    size = parallel.runs_at_once(
+    size = sizes.runs_at_once(
         len(runs),
-        lambda some: train.bytes_needed(programs, some, data.train.features, int(shots), schedule.spec.recipe),
+        lambda some: sizes.bytes_needed(programs, some, data.train.features, int(shots), schedule.spec.recipe),
         taken=taken,
         processes=processes,
     )
@@ -149,7 +149,7 @@ def _cut_all(schedule: Schedule, programs: train.Programs, runs: list[Run], proc
     """A category's runs share its features, which are read as steps need them; no other category's are."""
     episodes = schedule.data.selection.episodes
     largest = max(runs, key=lambda run: len(episodes[run]))
-    size = parallel.runs_at_once(
+    size = sizes.runs_at_once(
         schedule.spec.seeds,
         lambda some: _bytes_needed(schedule, programs, largest, some),
         processes=-(-processes // len(schedule.data.selection.splits)),
@@ -164,7 +164,7 @@ def _bytes_needed(schedule: Schedule, programs: train.Programs, run: Run, count:
     """Bytes that each device needs for so many runs like this one, which takes every good part."""
     parts, support = len(schedule.data.selection.episodes[run]), schedule.spec.support(ALL)
     source = _of(schedule, run).train.features
-    return train.bytes_needed(programs, count, source, parts, schedule.spec.recipe, support)
+    return sizes.bytes_needed(programs, count, source, parts, schedule.spec.recipe, support)
 
 
 def _require_memory(schedule: Schedule, programs: train.Programs, groups: list[Group]) -> None:

@@ -19,7 +19,7 @@ from pirn_jax.stopwatch import Stopwatch
 from pirn_jax.study.data import MEMORY_BYTES, Stage
 from pirn_jax.study.memory import BASE_BYTES
 from pirn_jax.study.spec import Spec
-from pirn_jax.training import episodes, parallel, train, windows
+from pirn_jax.training import episodes, sizes, train, windows
 from pirn_jax.training.episodes import ALL, Run, Shots
 
 _PARTS = 10
@@ -144,7 +144,7 @@ def _prepare(spec: Spec, records: Sequence[Record]) -> tuple[float, int]:
 def _row(spec: Spec, shots: Shots, parts: dict[str, int], splits: dict[str, Splits], patches: int, memory: int) -> Row:
     """Plan of one number of shots; `parts` are those of an episode of each category."""
     shape = len(spec.modalities), len(spec.encoder.groups), patches, spec.encoder.config.width
-    size = parallel.runs_at_once(spec.seeds if shots == ALL else spec.seeds * len(splits))
+    size = sizes.runs_at_once(spec.seeds if shots == ALL else spec.seeds * len(splits))
     rates, groups = _rates(spec, size, shape), _groups(shots, parts, size, spec.seeds)
     recipe, tests = spec.recipe, {c: len(of.test) for c, of in splits.items()}
     padded = tests if shots == ALL else dict.fromkeys(tests, max(tests.values()))
@@ -190,7 +190,7 @@ def _rates(spec: Spec, runs: int, shape: tuple[int, ...]) -> Rates:
         order = np.stack([episodes.batches(run, 1 + batch * _STEPS // _PARTS, batch)[:_STEPS] for run in every])
         # As many steps as are measured, so that the program is compiled once.
         once = dataclasses.replace(recipe, epochs=1)
-        needed = train.bytes_needed(programs, runs, held, batch * _STEPS, once) - sum(x.nbytes for x in held)
+        needed = sizes.bytes_needed(programs, runs, held, batch * _STEPS, once) - sum(x.nbytes for x in held)
         states, _ = train.advance(programs, states, held, category, order)
         step = _seconds(lambda: train.advance(programs, states, held, category, order)) / _STEPS
     untrained = None if recipe is None else dataclasses.replace(recipe, epochs=0)

@@ -55,7 +55,8 @@ def score_group(
         distances = test.spread(streaming.score(program, trained.params, test.features, category, advance), category)
         scales = np.ones((len(distances), distances.shape[2]), np.float32)
         if support_program is not None:
-            chosen = chosen[:, : support and support * data.selection.views : data.selection.views]
+            # The originals of the good parts; `support` counts parts that have no other view.
+            chosen = chosen[:, :support][:, :: data.selection.views]
             held, places = windows.window(train.features, chosen)
             good = scoring.score_support(support_program, trained.params, held, category, places)
             good = train.spread(good, category[:, None], chosen)

@@ -4,37 +4,20 @@ A function of one run is mapped over the leading run axis with `vmap`. On one de
 several devices of a process it is compiled once, by `pmap`: the runs are cut into equal shares. With fewer runs than
 devices each share's batch is cut, too, over a group of devices, and what is averaged over a batch is averaged over the
 group (`losses.batch_mean`).
-
-Several processes (`jax.distributed`) train whole groups of runs each, on their own devices, without communication: a
-group lost with its process is the only work lost, and no process waits for another's step.
 """
 
 import dataclasses
 import functools
-import math
-import os
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from pirn_jax import atomic, threads
-from pirn_jax.data.problems import InputError
+from pirn_jax import threads
 from pirn_jax.methods import losses
-
-RUNS_ON_CPU = 10
-"""Most runs that train together on a CPU: more gain no speed, and a group is saved soon."""
-
-_ROOM = 0.8
-"""Share of a device's memory to plan with; the rest is left to fragments and to what XLA's analysis leaves out."""
-
-_HEARTBEAT = 20
-"""Seconds without a heartbeat after which a process counts as lost."""
 
 _AXIS = "devices"
 
@@ -267,45 +250,6 @@ def collect_batches(result: Any) -> np.ndarray:
     return x.reshape(x.shape[0] * x.shape[1], x.shape[2] * x.shape[3], *x.shape[4:])
 
 
-def connect(address: str | None, count: int | None, index: int | None) -> None:
-    """Joins the processes that share a study; where none is given, those that `jax.distributed` detects.
-
-    Args:
-      address: host:port of process 0.
-      count: number of processes.
-      index: of this process.
-
-    Raises:
-      InputError: if they cannot be joined.
-    """
-    try:
-        jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=_HEARTBEAT)
-    except (ValueError, RuntimeError) as error:
-        raise InputError(f"processes cannot be joined: {str(error).splitlines()[0]}") from error
-
-
-def process() -> tuple[int, int]:
-    """Index of this process and number of processes."""
-    return jax.process_index(), jax.process_count()
-
-
-def barrier(name: str) -> None:
-    """Waits for all processes.
-
-    Raises:
-      InputError: if another process has ended.
-    """
-    if jax.process_count() == 1:
-        return
-    try:
-        multihost_utils.sync_global_devices(name)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"process {jax.process_index()}: another process has ended ({str(error).splitlines()[0]}); see what it "
-            "printed, then run the same command in all processes again, which continues"
-        ) from error
-
-
 def shares(runs: int) -> list[slice]:
     """Shares of the runs whose calls go side by side.
 
@@ -313,77 +257,3 @@ def shares(runs: int) -> list[slice]:
     on a CPU and with other bits.
     """
     return threads.shares(runs, least=2)
-
-
-def runs_at_once(runs: int, needs: Callable[[int], int] = lambda runs: 0, taken: int = 0, processes: int = 1) -> int:
-    """Number of runs that share one call of the program; all groups of a study have this size.
-
-    On a CPU at most ten; on accelerators as many as their memory holds. The number does not depend on what is
-    running beside, so that an interrupted study finds its groups again.
-
-    Args:
-      runs: of the study, with one number of shots.
-      needs: bytes that each device needs for a number of runs spread over all. Only asked on accelerators.
-      taken: bytes that something else keeps on each device.
-      processes: that share these runs; each gets a group if there are runs enough.
-    """
-    devices = jax.local_devices()
-    most = RUNS_ON_CPU
-    if jax.default_backend() != "cpu":
-        stats = [device.memory_stats() for device in devices]
-        room = min(_ROOM * s["bytes_limit"] if s else math.inf for s in stats) - taken
-        most = len(devices) * fitting(-(-runs // len(devices)), room, lambda share: needs(share * len(devices)))
-    return group_size(runs, min(most, -(-runs // processes)), len(devices))
-
-
-def fitting(runs: int, room: float, needs: Callable[[int], int]) -> int:
-    """Number of runs that fit into a device's room in bytes, at least one; needs grow linearly."""
-    if runs == 1 or needs(runs) <= room:
-        return runs
-    one = needs(1)
-    return max(1, min(runs - 1, 1 + int((room - one) // max(needs(2) - one, 1))))
-
-
-def group_size(runs: int, most: int, devices: int) -> int:
-    """Size of groups that are as few and as even as `most` allows; a multiple of the devices if runs suffice."""
-    groups = -(-runs // most)
-    size = -(-runs // groups)
-    return size if runs < devices else -(-size // devices) * devices
-
-
-def bytes_of(compiled: jax.stages.Compiled) -> int:
-    """Bytes of a device's memory that a compiled program takes while it runs, its arguments and results included.
-
-    0 on backends that do not tell.
-    """
-    memory = compiled.memory_analysis()
-    if memory is None:
-        return 0
-    total = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-    return total - memory.alias_size_in_bytes
-
-
-def keep_compiled(directory: pathlib.Path) -> None:
-    """Keeps what XLA compiles on disk for later processes, in a directory that only its owner can write.
-
-    Who can write there can have code run by whoever reads. In a place that can only be read nothing new is kept.
-
-    Raises:
-      InputError: if the directory belongs to somebody else, or others can write there.
-      OSError: if it cannot be made.
-    """
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        if error.errno in atomic.READ_ONLY:
-            return
-        raise
-    status = directory.stat()
-    if status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise InputError(
-            f"{directory}: compiled programs of it would run as you, but it belongs to somebody else or others can "
-            "write there; delete it, or choose another PIRN_CACHE"
-        )
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-    # A study has a dozen programs of half a second each, which JAX by default would compile anew each time.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

@@ -338,34 +338,6 @@ def _indices(runs: Sequence[Run], chosen: Int[np.ndarray, "r s"], recipe: Recipe
     return np.take_along_axis(chosen[:, None, :], orders.reshape(len(runs), 1, -1), axis=2).reshape(orders.shape)
 
 
-def bytes_needed(
-    programs: Programs,
-    runs: int,
-    features: Features | Source,
-    shots: int,
-    recipe: Recipe | None,
-    support: int | None = None,
-) -> int:
-    """Bytes that each device needs for training its share of the runs, as XLA tells once it has compiled for it."""
-    key = jax.ShapeDtypeStruct((runs,), jax.random.key(0).dtype)
-    seen = min(shots, support or shots)
-    category, chosen = (jax.ShapeDtypeStruct((runs, *shape), jnp.int32) for shape in ((), (seen,)))
-    rate, held = jax.ShapeDtypeStruct((), jnp.float32), windows.shapes(features, runs * seen)
-    start = key, held, category, chosen, rate, programs.constants
-    state = programs.init.shapes(*start)
-    fitted = 0
-    if programs.finalize is not None:
-        fitted = parallel.bytes_of(programs.finalize.compile(state.learned, state.fixed, held, category, chosen))
-    if programs.steps is None or recipe is None or not recipe.epochs:
-        return max(fitted, parallel.bytes_of(programs.init.compile(*start)))
-    batch = recipe.batch_size
-    steps = call_length(episodes.count_steps(shots, recipe.epochs, batch), runs, batch, features)
-    indices = jax.ShapeDtypeStruct((runs, steps, batch), jnp.int32)
-    rates, keys = jax.ShapeDtypeStruct((steps,), jnp.float32), jax.ShapeDtypeStruct((runs, steps), key.dtype)
-    held = windows.shapes(features, runs * steps * batch)
-    return max(fitted, parallel.bytes_of(programs.steps.compile(state, held, category, indices, rates, keys)))
-
-
 def call_length(steps: int, runs: int, batch: int, features: Features | Source) -> int:
     """Steps in one call of the compiled program: all calls have one shape.
 

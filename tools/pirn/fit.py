@@ -25,7 +25,7 @@ from pirn_jax.methods import METHODS
 from pirn_jax.stopwatch import Stopwatch
 from pirn_jax.study.data import place_all
 from pirn_jax.study.spec import Spec, describe
-from pirn_jax.training import parallel
+from pirn_jax.training import compiled
 from tools import console, dataset_flags
 from tools.pirn import samples
 
@@ -101,7 +101,7 @@ def _sheet(records: list[Record]) -> bytes:
 def _fit() -> None:
     FLAGS.dataset = "folder"
     home, parts, output = cache.cache_directory(), pathlib.Path(FLAGS.parts), pathlib.Path(FLAGS.output)
-    parallel.keep_compiled(home / "xla")
+    compiled.keep(home / "xla")
     try:
         thresholds.threshold(np.arange(2.0), FLAGS.false_alarms)
     except ValueError as error:

@@ -24,7 +24,7 @@ from pirn_jax.inspection.verdicts import Limits, Verdict
 from pirn_jax.report import inspection
 from pirn_jax.report.inspection import Shown
 from pirn_jax.study import storage
-from pirn_jax.training import parallel
+from pirn_jax.training import compiled
 from tools import console, dataset_flags
 
 FLAGS = flags.FLAGS
@@ -68,7 +68,7 @@ def _write_results(
 
 
 def _run() -> int:
-    parallel.keep_compiled(cache.cache_directory() / "xla")
+    compiled.keep(cache.cache_directory() / "xla")
     model, output = bundle.read(pathlib.Path(FLAGS.model), FLAGS.encoder), pathlib.Path(FLAGS.output_dir)
     limit = verdicts.limits(model, FLAGS.false_alarms)
     dataset_flags.take(model.ready.settings, "model")

@@ -16,7 +16,7 @@ from absl import flags
 from pirn_jax import cache
 from pirn_jax.data.problems import InputError
 from pirn_jax.inspection import bundle, verdicts
-from pirn_jax.training import parallel
+from pirn_jax.training import compiled
 from tools import console
 
 FLAGS = flags.FLAGS
@@ -42,7 +42,7 @@ def _run() -> None:
         from tools.pirn import service
     except ImportError as error:
         raise InputError(f'pirn serve needs further packages ({error}); pip install "pirn_jax[serve]"') from error
-    parallel.keep_compiled(cache.cache_directory() / "xla")
+    compiled.keep(cache.cache_directory() / "xla")
     path = pathlib.Path(FLAGS.model)
     model = bundle.read(path, FLAGS.encoder)
     limit = verdicts.limits(model, FLAGS.false_alarms)
