@@ -6,8 +6,10 @@ import errno
 import io
 import os
 import pathlib
+import re
 import secrets
 import struct
+import time
 import tokenize
 import zipfile
 import zlib
@@ -18,6 +20,11 @@ import numpy as np
 
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 """Numbers of the errors of a place that can be read only."""
+
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
+_LONG_AGO = 86400.0
+"""Seconds after which no writer is still at its temporary file (our choice)."""
 
 
 @contextlib.contextmanager
@@ -32,6 +39,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(place: pathlib.Path) -> None:
+    """Deletes the temporary files that killed writers left anywhere below a folder, a day ago or longer."""
+    for path in place.rglob(".*.tmp"):
+        # Another process may sweep, too, or the folder can only be read.
+        with contextlib.suppress(OSError):
+            if _TEMPORARY.fullmatch(path.name) and path.stat().st_mtime < time.time() - _LONG_AGO:
+                path.unlink()
 
 
 def load_arrays(path: pathlib.Path, without: Collection[str] = ()) -> dict[str, np.ndarray] | None:

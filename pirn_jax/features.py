@@ -12,7 +12,7 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Array, Bool, Float, UInt8
 
-from pirn_jax import inputs, threads
+from pirn_jax import atomic, inputs, threads
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
 from pirn_jax.data.views import ORIGINAL, View
@@ -147,6 +147,8 @@ def extract(
     Raises:
       InputError: naming every sample that cannot be used, once all have been tried.
     """
+    for kind in ("inputs", "features"):
+        atomic.sweep(cache / kind)
     paths = [
         inputs.cached_path(cache, "features", identify(name, encoder, grid, record.view))
         for record, name in zip(records, names, strict=True)

@@ -160,6 +160,39 @@ def test_samples_that_are_not_there_are_refused_with_some_that_are():
         figures.find(["gear/9"], splits)
 
 
+def traced(count=4):
+    """Two good samples and two defective ones of nine patches; the last two prototypes get no patch."""
+    rng = np.random.default_rng(0)
+    before = rng.normal(size=(count, 2, 9, 5))
+    plan = np.zeros((count, 2, 9, 3))
+    plan[..., 0] = 1.0
+    plan[:, :, 0] = [0.0, 1.0, 0.0]
+    good = np.arange(count) < 2
+    shown = np.ones((count, 9), bool)
+    records = [record(str(i), "good" if good[i] else "wear") for i in range(count)]
+    prototypes = rng.normal(size=(count, 1, 2, 3, 5))
+    normal = shown & good[:, None]
+    return displacement.Traced(records, before, before, prototypes, plan, shown, normal, shown & ~normal)
+
+
+def test_figure_1_has_ours_beside_published_points_and_counts_prototypes_in_use(tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "run_all", lambda asked, _: {study: done(study) for study in asked})
+    monkeypatch.setattr(figures, "follow", lambda *of: traced())
+    monkeypatch.setattr(displacement, "embed", lambda rows: rows[:, :2])
+    made = figures.make(1, [5, 10, 50], "procedural", [], setting(tmp_path))
+    left, right = made.grids
+    rows = {row[0]: row[1:] for row in left.rows}
+    assert rows["PIRN (paper, Eyecandies)"][-1] == "0.948"
+    assert rows["PIRN (ours, built-in parts)"] == ["0.900"] * 4
+    assert [row[0] for row in right.rows] == ["softmax", "transport (BPA)"]
+    # One of nine patches has the second prototype, none the third: exp(-(8/9 ln 8/9 + 1/9 ln 1/9)).
+    assert right.rows[0][1:] == ["2 of 3", f"{np.exp(-(8 / 9 * np.log(8 / 9) + 1 / 9 * np.log(1 / 9))):.1f}", "89%"]
+    assert any("not the same parts" in note for note in made.notes)
+    for plot in made.plots:
+        assert (tmp_path / f"{plot.stem}.svg").stat().st_size > 3000
+        assert (tmp_path / f"{plot.stem}.pdf").read_bytes().startswith(b"%PDF")
+
+
 def test_moves_are_those_of_the_kinds_and_samples(tmp_path):
     rng = np.random.default_rng(0)
     before = rng.normal(size=(4, 2, 9, 5))

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pirn_jax import atomic
 from pirn_jax.data.sample import Splits
 from pirn_jax.stopwatch import Stopwatch
 from pirn_jax.study import data, groups, results, storage
@@ -79,6 +80,7 @@ def run_all(
         if other:
             raise ValueError(f"studies that run together differ in {', '.join(other)}")
         storage.check(output, described)
+        atomic.sweep(output)
     loaded = data.load(list(specs.values()), selection, stage, memory)
     for output, spec in specs.items():
         method = spec.build()
