@@ -210,7 +210,7 @@ def address(model):
 def test_of_many_clients_at_once_each_gets_its_answer_or_is_told_to_wait(home, model, address):
     import httpx
 
-    names = [f"{i % 5:03}" for i in range(40)]
+    names = [f"{i % 5:03}" for i in range(200)]
     scores = {name: expected(home, model, name)[0].score for name in set(names)}
     found = {}
 
