@@ -293,6 +293,7 @@ def test_a_person_inspects_a_part_in_a_browser(home, address, tmp_path, width):
             assert time.monotonic() < deadline, browser.evaluate('document.querySelector("#verdict").textContent')
             time.sleep(0.05)
         assert browser.evaluate('document.querySelector("#verdict").textContent').startswith("000.png: ")
+        assert browser.evaluate("[1, 0.125, 0.02].map(percent)") == ["100 %", "13 %", "2.0 %"]
         wrong = [e for e in browser.events if e["method"] in ("Log.entryAdded", "Runtime.exceptionThrown")]
         assert [e for e in wrong if "favicon" not in json.dumps(e)] == []
     finally:
