@@ -21,7 +21,6 @@ import numpy as np
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 """Numbers of the errors of a place that can be read only."""
 
-
 _TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")
 _LONG_AGO = 86400.0
 """Seconds after which no writer is still at its temporary file (our choice)."""
@@ -43,11 +42,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 def sweep(place: pathlib.Path) -> None:
     """Deletes the temporary files that killed writers left anywhere below a folder, a day ago or longer."""
-    for path in place.rglob(".*.tmp"):
-        # Another process may sweep, too, or the folder can only be read.
-        with contextlib.suppress(OSError):
-            if _TEMPORARY.fullmatch(path.name) and path.stat().st_mtime < time.time() - _LONG_AGO:
-                path.unlink()
+    # Unlike `rglob` this passes over folders that another process removes meanwhile.
+    for folder, _, names in os.walk(place):
+        for path in (pathlib.Path(folder, name) for name in names if _TEMPORARY.fullmatch(name)):
+            # Another process may sweep, too, or the folder can only be read.
+            with contextlib.suppress(OSError):
+                if path.stat().st_mtime < time.time() - _LONG_AGO:
+                    path.unlink()
 
 
 def load_arrays(path: pathlib.Path, without: Collection[str] = ()) -> dict[str, np.ndarray] | None:
