@@ -147,8 +147,6 @@ def extract(
     Raises:
       InputError: naming every sample that cannot be used, once all have been tried.
     """
-    for kind in ("inputs", "features"):
-        atomic.sweep(cache / kind)
     paths = [
         inputs.cached_path(cache, "features", identify(name, encoder, grid, record.view))
         for record, name in zip(records, names, strict=True)
@@ -158,6 +156,8 @@ def extract(
         found = [inputs.load_cached(path, i in wanted) for i, path in enumerate(paths)]
     missing = [i for i, features in enumerate(found) if features is None]
     progress(len(records) - len(missing))
+    for kind in ("inputs", "features") if missing else ():
+        atomic.sweep(cache / kind)
     problems = Problems()
 
     def load(i: int) -> Prepared | InputError:

@@ -162,14 +162,10 @@ def spec(augmentation, method="patchcore", **changes):
     return Spec(dataset="folder", seeds=2, method=method, config=preset.config, **names, **given)
 
 
-def silent(*of):
-    return data.hidden("", 0)
-
-
 def study(augmentation, folder, monkeypatch):
     monkeypatch.setenv("PIRN_CACHE", str(folder / "cache"))
     of = spec(augmentation)
-    return of, *run.run(of, tiles(), folder / augmentation, silent)
+    return of, *run.run(of, tiles(), folder / augmentation, data.hidden)
 
 
 def test_a_study_with_rotations_knows_turned_parts(tmp_path, monkeypatch):
@@ -198,7 +194,7 @@ def test_training_sees_all_views(tmp_path, monkeypatch):
     given = spec("rotations", "cfm")
     assert given.recipe is not None
     given = dataclasses.replace(given, recipe=dataclasses.replace(given.recipe, epochs=1, batch_size=4))
-    run.run(given, tiles(), tmp_path / "cfm", silent)
+    run.run(given, tiles(), tmp_path / "cfm", data.hidden)
     settings = json.loads((tmp_path / "cfm" / "settings.json").read_text())
     arrays, _ = storage.load_group(tmp_path / "cfm", "2-000", settings) or ({}, {})
     # 16 views in batches of four.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class View(NamedTuple):
-    """How a part is seen; its defaults leave the images as they are.
+    """Appearance of a part; its defaults leave the images as they are.
 
     Attributes:
       angle: in radians, by which the images are turned counter-clockwise about their middle.

@@ -24,6 +24,11 @@ def resize(normals: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.where(usable[..., None], field / np.where(usable, length, 1.0)[..., None], 0.0).astype(np.float32)
 
 
+def from_image(image: np.ndarray) -> np.ndarray:
+    """The inverse of `to_image`, to its eight bits: (h, w, 3) in the camera frame, zero where invalid."""
+    return np.where(np.any(image != 0, axis=-1, keepdims=True), (image / 127.5 - 1) * np.array([1, -1, -1]), 0)
+
+
 def to_image(normals: np.ndarray) -> np.ndarray:
     """Shows normals as colours, each component mapped linearly from [-1, 1] to [0, 255]; black is invalid.
 

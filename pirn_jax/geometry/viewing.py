@@ -7,6 +7,7 @@ import scipy.ndimage
 from jaxtyping import Bool, UInt8
 
 from pirn_jax.data.views import View
+from pirn_jax.geometry import normal_images
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 """Shares of red, green and blue in grey (ITU-R BT.601)."""
@@ -21,30 +22,33 @@ def view_rgb(image: UInt8[np.ndarray, "s s 3"], view: View) -> UInt8[np.ndarray,
 
 def view_normals(image: UInt8[np.ndarray, "s s 3"], view: View) -> UInt8[np.ndarray, "s s 3"]:
     """An image of normals, see `normal_images.to_image`: vectors turn with it, and unknown ones are not mixed in."""
-    known = image.any(-1, keepdims=True)
-    field = np.where(known, image / 127.5 - 1, 0)
-    warped, share = np.split(_warp(np.concatenate([field, known], -1, dtype=np.float32), view), [3], axis=-1)
+    warped, share = _warp_known(normal_images.from_image(image), view)
     x, y, z = np.moveaxis(warped, -1, 0)
     x = -x if view.mirrored else x
-    # The image's own axes, x right and y up, so its vectors turn as it does.
+    # In the camera frame y points down, so this is counter-clockwise in the image.
     cos, sin = np.cos(view.angle), np.sin(view.angle)
-    turned = np.stack([x * cos - y * sin, x * sin + y * cos, z], axis=-1)
+    turned = np.stack([x * cos + y * sin, y * cos - x * sin, z], axis=-1)
     length = np.linalg.norm(turned, axis=-1, keepdims=True)
     usable = (share >= 0.5) & (length > 1e-6)
-    unit = turned / np.where(usable, length, 1)
-    return np.where(usable, np.rint((unit + 1) * 127.5), 0).astype(np.uint8)
+    return normal_images.to_image(np.where(usable, turned / np.where(usable, length, 1), 0))
 
 
 def view_depth(image: UInt8[np.ndarray, "s s 3"], view: View) -> UInt8[np.ndarray, "s s 3"]:
     """An image of depth, see `depth_images.to_image`: unknown pixels are not mixed in."""
-    known = image.any(-1, keepdims=True)
-    warped, share = np.split(_warp(np.concatenate([image, known], -1, dtype=np.float32), view), [3], axis=-1)
+    warped, share = _warp_known(image, view)
     return np.where(share >= 0.5, np.rint(warped / np.maximum(share, 0.5)), 0).astype(np.uint8)
 
 
 def view_mask(mask: Bool[np.ndarray, "s s"], view: View) -> Bool[np.ndarray, "s s"]:
     """Pixels that show the part; what lies beyond a black border does not."""
     return _warp(mask[..., None].astype(np.float32), view)[..., 0] >= 0.5
+
+
+def _warp_known(field: np.ndarray, view: View) -> tuple[np.ndarray, np.ndarray]:
+    """A field that is zero where it is not known, and the share of each pixel that is."""
+    known = np.any(field != 0, axis=-1, keepdims=True)
+    warped = _warp(np.concatenate([field, known], -1, dtype=np.float32), view)
+    return warped[..., :-1], warped[..., -1:]
 
 
 def _warp(image: np.ndarray, view: View) -> np.ndarray:

@@ -201,9 +201,11 @@ def select(spec: Spec, splits: dict[str, Splits], stage: Stage) -> Selection:
     records = [part for c, split in splits.items() for part in (*learned[c], *split.test)]
     originals = [part for part in records if part.view == ORIGINAL]
     with stage("reading files", len(originals)) as advance:
-        found = dict(zip(originals, zip(*_identify(spec, originals, advance), strict=True), strict=True))
-    of_views = [found[dataclasses.replace(part, view=ORIGINAL)] for part in records]
-    names, masks = [name for name, _ in of_views], [mask for _, mask in of_views]
+        found, marked = _identify(spec, originals, advance)
+    # All views of a part have its files.
+    place = {part: i for i, part in enumerate(originals)}
+    places = [place[dataclasses.replace(part, view=ORIGINAL)] for part in records]
+    names, masks = [found[i] for i in places], [marked[i] for i in places]
     contents = ["none" if mask is None else hashlib.sha256(mask.bits.tobytes()).hexdigest() for mask in masks]
     ids = [f"{run} {[splits[run.category].train[i].id for i in chosen]}" for run, chosen in drawn.items()]
     return Selection(splits, drawn, good, records, names, masks, [*names, *contents, *ids], views)

@@ -1,4 +1,4 @@
-"""How many runs train together, and how much memory they take."""
+"""Sizes of groups of runs that train together, and the memory that these take."""
 
 import math
 from collections.abc import Callable

@@ -35,7 +35,7 @@ def take(records: Sequence[Record], unit: float | None) -> list[Sample]:
 
 
 def options(model: Bundle) -> Options:
-    """How parts of a model are read."""
+    """Options by which parts of a model are read."""
     settings = model.ready.settings
     return Options(settings["light"], settings["normals"] == "native", settings["xyz_unit"])
 

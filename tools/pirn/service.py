@@ -24,7 +24,7 @@ from tools.pirn.worker import Worker
 
 
 class _Service(NamedTuple):
-    """What the answers to requests need.
+    """State that the answers to requests need.
 
     Attributes:
       model: the model.
@@ -116,7 +116,7 @@ def build(
 
 
 def _for_programs(service: _Service) -> APIRouter:
-    """What bears the token, if there is one."""
+    """Routes that ask for the token, if there is one."""
     router, model = APIRouter(prefix="/v1"), service.model
 
     @router.post("/inspect")
@@ -166,7 +166,7 @@ def _for_programs(service: _Service) -> APIRouter:
 
 
 def _for_all(service: _Service) -> APIRouter:
-    """What anybody who reaches the service may have."""
+    """Routes for anybody who reaches the service."""
     router, model = APIRouter(), service.model
 
     @router.get("/healthz")
