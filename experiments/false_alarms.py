@@ -19,8 +19,9 @@ from pirn_jax.encoders import pretrained
 from pirn_jax.inspection import fitting, thresholds
 from pirn_jax.inspection.fitting import Fitted
 from pirn_jax.stopwatch import Stopwatch
-from pirn_jax.study.data import Placed, hidden, place_all
+from pirn_jax.study.placement import Placed, place_all
 from pirn_jax.study.spec import Spec
+from pirn_jax.study.stages import hidden
 from pirn_jax.training import compiled, parallel
 from tools import console
 

@@ -20,7 +20,7 @@ from pirn_jax.inspection.inspector import Inspector
 from pirn_jax.methods import METHODS
 from pirn_jax.methods.base import Features
 from pirn_jax.study import packing
-from pirn_jax.study.data import place
+from pirn_jax.study.placement import place
 from pirn_jax.study.spec import Spec, describe
 from pirn_jax.training.episodes import Run
 

@@ -19,7 +19,7 @@ from pirn_jax.methods import base, pirn
 from pirn_jax.methods.base import Features, Recipe
 from pirn_jax.methods.pirn import Config
 from pirn_jax.methods.pirn.precision import factors, product
-from pirn_jax.study import data, packing, storage
+from pirn_jax.study import data, packing, selection, storage
 from pirn_jax.study.spec import Spec, describe
 from pirn_jax.training import train
 from pirn_jax.training.episodes import Run
@@ -188,10 +188,11 @@ def test_features_are_stored_in_bfloat16_if_all_studies_use_it(configs, dtype, p
     records = [Record("knob", "train", "good", str(i), Files(pathlib.Path(), None)) for i in range(PARTS)]
     splits = Splits(records[:3], [], records[3:])
     names, masks = [""] * PARTS, [None] * PARTS
-    selection = data.Selection({"knob": splits}, {}, {"knob": [0, 1, 2]}, records, names, masks, names)
+    drawn = selection.Draw({"knob": splits}, {}, {"knob": [0, 1, 2]}, {"knob": records[:3]})
+    chosen = selection.Selection(drawn, records, names, masks, names)
     extracted = features.Extracted(np.asarray(parts.values[0]), np.asarray(parts.mask[0]), names)
     monkeypatch.setattr(features, "extract", lambda *given: extracted)
-    found = data.load([spec(config) for config in configs], selection, silent)
+    found = data.load([spec(config) for config in configs], chosen, silent)
     assert found.train.features.values.dtype == found.test.features.values.dtype == dtype
     assert found.stored_in(dtype.__name__).test.features.values is found.test.features.values
     half = found.stored_in("bfloat16")

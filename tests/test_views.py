@@ -16,7 +16,7 @@ from pirn_jax.geometry import depth_images, normal_images, viewing
 from pirn_jax.inputs import Preparation, Prepared, seen
 from pirn_jax.methods import METHODS, nearest, patchcore, views
 from pirn_jax.methods.base import Features
-from pirn_jax.study import data, run, storage
+from pirn_jax.study import run, stages, storage
 from pirn_jax.study.spec import Spec
 from pirn_jax.training.episodes import ALL
 
@@ -165,7 +165,7 @@ def spec(augmentation, method="patchcore", **changes):
 def study(augmentation, folder, monkeypatch):
     monkeypatch.setenv("PIRN_CACHE", str(folder / "cache"))
     of = spec(augmentation)
-    return of, *run.run(of, tiles(), folder / augmentation, data.hidden)
+    return of, *run.run(of, tiles(), folder / augmentation, stages.hidden)
 
 
 def test_a_study_with_rotations_knows_turned_parts(tmp_path, monkeypatch):
@@ -194,7 +194,7 @@ def test_training_sees_all_views(tmp_path, monkeypatch):
     given = spec("rotations", "cfm")
     assert given.recipe is not None
     given = dataclasses.replace(given, recipe=dataclasses.replace(given.recipe, epochs=1, batch_size=4))
-    run.run(given, tiles(), tmp_path / "cfm", data.hidden)
+    run.run(given, tiles(), tmp_path / "cfm", stages.hidden)
     settings = json.loads((tmp_path / "cfm" / "settings.json").read_text())
     arrays, _ = storage.load_group(tmp_path / "cfm", "2-000", settings) or ({}, {})
     # 16 views in batches of four.

@@ -11,9 +11,9 @@ from pirn_jax.encoders import pretrained
 from pirn_jax.encoders.pretrained import Encoder
 from pirn_jax.report import tables
 from pirn_jax.study import results, run, storage
-from pirn_jax.study.data import Stage
 from pirn_jax.study.groups import FinishedGroup
 from pirn_jax.study.spec import Spec
+from pirn_jax.study.stages import Stage
 
 ALL = "all"
 """Every good part of a category."""

@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from pirn_jax import scoring
 from pirn_jax.methods import base
 from pirn_jax.methods.base import Method
-from pirn_jax.study.data import Placed, Stage
+from pirn_jax.study.placement import Placed
 from pirn_jax.study.spec import Spec
+from pirn_jax.study.stages import Stage
 from pirn_jax.training import parallel, sizes, train
 from pirn_jax.training.episodes import Run
 

@@ -9,7 +9,8 @@ from pirn_jax import threads
 from pirn_jax.metrics import batched, ranking
 from pirn_jax.metrics.evaluation import Evaluation, MetricSettings
 from pirn_jax.scoring import Maps
-from pirn_jax.study.data import Stage, StudyData
+from pirn_jax.study.data import StudyData
+from pirn_jax.study.stages import Stage
 from pirn_jax.training.episodes import Run
 
 _MANY_PIXELS = 20_000_000
@@ -41,7 +42,7 @@ def evaluate_group(
     evaluations: dict[int, Evaluation] = {}
     with stage(f"metrics {title}", len(runs)) as advance:
         for category in dict.fromkeys(run.category for run in runs):
-            sizes = [record.source.size() for record in data.selection.splits[category].test]
+            sizes = [record.source.size() for record in data.drawn.splits[category].test]
             truth = data.truth(category, settings)
 
             def evaluate(some: list[int], sizes=sizes, truth=truth) -> list[Evaluation]:

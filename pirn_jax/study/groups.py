@@ -13,11 +13,12 @@ from pirn_jax.data.problems import InputError
 from pirn_jax.methods.base import Method
 from pirn_jax.stopwatch import Stopwatch
 from pirn_jax.study import storage, symptoms
-from pirn_jax.study.data import Stage, StudyData, hidden
+from pirn_jax.study.data import StudyData
 from pirn_jax.study.evaluate_group import evaluate_group
 from pirn_jax.study.memory import require
 from pirn_jax.study.score_group import score_group
 from pirn_jax.study.spec import Spec
+from pirn_jax.study.stages import Stage, hidden
 from pirn_jax.study.streaming import Reader
 from pirn_jax.study.train_group import Group, host_params, train_group, validate_group
 from pirn_jax.training import cluster, parallel, sizes, train, windows
@@ -123,7 +124,7 @@ def run_all(schedule: Schedule) -> list[FinishedGroup]:
 def _cut(schedule: Schedule, programs: train.Programs, shots: Shots, processes: int) -> list[Group]:
     """Groups of the runs of a number of shots; of runs that take every good part, groups of one category each."""
     data, processes = schedule.data, -(-processes // len(schedule.spec.shots))
-    runs = [run for run in data.selection.episodes if run.shots == shots]
+    runs = [run for run in data.drawn.episodes if run.shots == shots]
     if shots == ALL:
         return _cut_all(schedule, programs, runs, processes)
     taken = sum(leaf.nbytes for leaf in jax.tree.leaves(data.test.features))
@@ -147,12 +148,12 @@ def _cut(schedule: Schedule, programs: train.Programs, shots: Shots, processes: 
 
 def _cut_all(schedule: Schedule, programs: train.Programs, runs: list[Run], processes: int) -> list[Group]:
     """A category's runs share its features, which are read as steps need them; no other category's are."""
-    episodes = schedule.data.selection.episodes
+    episodes = schedule.data.drawn.episodes
     largest = max(runs, key=lambda run: len(episodes[run]))
     size = sizes.runs_at_once(
         schedule.spec.seeds,
         lambda some: _bytes_needed(schedule, programs, largest, some),
-        processes=-(-processes // len(schedule.data.selection.splits)),
+        processes=-(-processes // len(schedule.data.drawn.splits)),
     )
     return [
         Group(f"{ALL}-{number:03d}", some, size, f"all {len(episodes[some[0]])} good parts of {some[0].category}{of}")
@@ -162,7 +163,7 @@ def _cut_all(schedule: Schedule, programs: train.Programs, runs: list[Run], proc
 
 def _bytes_needed(schedule: Schedule, programs: train.Programs, run: Run, count: int) -> int:
     """Bytes that each device needs for so many runs like this one, which takes every good part."""
-    parts, support = len(schedule.data.selection.episodes[run]), schedule.spec.support(ALL)
+    parts, support = len(schedule.data.drawn.episodes[run]), schedule.spec.support(ALL)
     source = _of(schedule, run).train.features
     return sizes.bytes_needed(programs, count, source, parts, schedule.spec.recipe, support)
 
@@ -174,7 +175,7 @@ def _require_memory(schedule: Schedule, programs: train.Programs, groups: list[G
     """
     if not groups:
         return
-    episodes = schedule.data.selection.episodes
+    episodes = schedule.data.drawn.episodes
     largest = max(groups, key=lambda group: len(episodes[group.runs[0]]))
     run, source = largest.runs[0], _of(schedule, largest.runs[0]).train.features
     assert isinstance(source, Reader)
@@ -254,7 +255,7 @@ def _evaluate_untrained(
 ) -> dict[int, float | None]:
     """Image AUROC before a long training of the group's first run, by its index; one is enough to watch, and cheap."""
     spec, support = schedule.spec, schedule.spec.support(group.runs[0].shots)
-    parts = len(data.selection.episodes[group.runs[0]])
+    parts = len(data.drawn.episodes[group.runs[0]])
     if spec.recipe is None or count_steps(parts, spec.recipe.epochs, spec.recipe.batch_size) < _WATCHED_STEPS:
         return {}
     runs = group.runs[:1]

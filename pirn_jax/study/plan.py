@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +16,11 @@ from pirn_jax.data.problems import Problems
 from pirn_jax.data.sample import Record, Splits
 from pirn_jax.methods.base import Features
 from pirn_jax.stopwatch import Stopwatch
-from pirn_jax.study.data import MEMORY_BYTES, Stage
+from pirn_jax.study.data import MEMORY_BYTES
 from pirn_jax.study.memory import BASE_BYTES
+from pirn_jax.study.selection import Draw, draw
 from pirn_jax.study.spec import Spec
+from pirn_jax.study.stages import Stage
 from pirn_jax.training import episodes, sizes, train, windows
 from pirn_jax.training.episodes import ALL, Run, Shots
 
@@ -98,30 +100,19 @@ def make(spec: Spec, splits: dict[str, Splits], stage: Stage, memory: int = MEMO
     Raises:
       InputError: if samples cannot be read, or there are too few.
     """
-    episode = {
-        shots: {c: len(episodes.draw(Run(c, shots, 0), len(of.train))) * len(spec.views) for c, of in splits.items()}
-        for shots in spec.shots
-    }
-    samples = sum(_learned(spec, c, of) + len(of.test) for c, of in splits.items())
+    drawn = draw(spec, splits)
+    samples = sum(len(drawn.learned[c]) + len(of.test) for c, of in splits.items())
     first = next(iter(splits.values()))
     with stage("measuring rates", 1 + len(spec.shots)) as advance:
         seconds, patches = _prepare(spec, [*first.train, *first.test][: features.BATCH + 1])
         advance(1)
         rows = []
-        for shots, parts in episode.items():
-            rows.append(_row(spec, shots, parts, splits, patches, memory))
+        for shots in spec.shots:
+            rows.append(_row(spec, shots, drawn, patches, memory))
             advance(1)
     side = spec.preparation.size
     one = spec.sample_bytes * 2 // len(spec.modalities) + 7 * side**2
     return Plan(rows, samples, samples * one, samples * seconds)
-
-
-def _learned(spec: Spec, category: str, split: Splits) -> int:
-    """Good and validation parts of a category whose features are needed."""
-    if ALL in spec.shots:
-        return len(split.train) + len(split.validation)
-    runs = [Run(category, shots, seed) for shots in spec.shots for seed in range(spec.seeds)]
-    return len({int(i) for run in runs for i in episodes.draw(run, len(split.train))}) * len(spec.views)
 
 
 def _prepare(spec: Spec, records: Sequence[Record]) -> tuple[float, int]:
@@ -141,8 +132,11 @@ def _prepare(spec: Spec, records: Sequence[Record]) -> tuple[float, int]:
     return seconds, found.mask.shape[1] if spec.background == "keep" else int(found.mask.sum(1).max())
 
 
-def _row(spec: Spec, shots: Shots, parts: dict[str, int], splits: dict[str, Splits], patches: int, memory: int) -> Row:
-    """Plan of one number of shots; `parts` are those of an episode of each category."""
+def _row(spec: Spec, shots: Shots, drawn: Draw, patches: int, memory: int) -> Row:
+    """Plan of one number of shots."""
+    splits = drawn.splits
+    # Of an episode of each category, in all views.
+    parts = {c: len(drawn.episodes[Run(c, shots, 0)]) for c in splits}
     shape = len(spec.modalities), len(spec.encoder.groups), patches, spec.encoder.config.width
     size = sizes.runs_at_once(spec.seeds if shots == ALL else spec.seeds * len(splits))
     rates, groups = _rates(spec, size, shape), _groups(shots, parts, size, spec.seeds)
@@ -160,11 +154,13 @@ def _row(spec: Spec, shots: Shots, parts: dict[str, int], splits: dict[str, Spli
     return Row(shots, spec.seeds * len(splits), between, training, scored, BASE_BYTES + held + rates.bytes)
 
 
-def _held(spec: Spec, shots: Shots, parts: dict[str, int], splits: dict[str, Splits], one: int, memory: int) -> int:
+def _held(
+    spec: Spec, shots: Shots, parts: Mapping[str, int], splits: Mapping[str, Splits], one: int, memory: int
+) -> int:
     """Bytes of features that are held at a time; `one` are those of a sample."""
     if shots == ALL:
         return min(memory, one * max(parts.values())) + 2 * windows.WINDOW_BYTES
-    learned = sum(min(len(of.train) * len(spec.views), spec.seeds * parts[c]) for c, of in splits.items())
+    learned = sum(min(len(of.train), spec.seeds * parts[c]) for c, of in splits.items())
     return 2 * one * (learned + sum(len(of.test) for of in splits.values()))
 
 

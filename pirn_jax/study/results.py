@@ -41,25 +41,23 @@ def collect(spec: Spec, settings: dict[str, Any], data: StudyData, groups: Seque
       data: its samples.
       groups: all of them.
     """
-    selection = data.selection
+    splits, episodes = data.drawn.splits, data.drawn.episodes
     evaluated = {run: found for group in groups for run, found in zip(group.runs, group.evaluations, strict=True)}
 
     def per_category(value: Callable[[list[Run]], Any]) -> dict[str, dict[str, Any]]:
         return {
-            str(shots): {
-                c: value([r for r in evaluated if (r.category, r.shots) == (c, shots)]) for c in selection.splits
-            }
+            str(shots): {c: value([r for r in evaluated if (r.category, r.shots) == (c, shots)]) for c in splits}
             for shots in spec.shots
         }
 
     def table(select: Callable[[list[Evaluated]], Any]) -> dict[str, dict[str, Any]]:
         return per_category(lambda runs: select([evaluated[run] for run in runs]))
 
-    most = max(len(split.train) for split in selection.splits.values())
+    most = max(len(split.train) for split in splits.values())
     notes = spec.encoder.note, shots_note(spec), support_note(spec, most)
     values = table(headline)
     trainings = {run: of for group in groups for run, of in zip(group.runs, group.trainings, strict=True)}
-    ids = {category: [record.id for record in split.train] for category, split in selection.splits.items()}
+    ids = {category: [record.id for record in split.train] for category, split in splits.items()}
     return {
         "schema": SCHEMA,
         "dataset": spec.dataset,
@@ -75,7 +73,7 @@ def collect(spec: Spec, settings: dict[str, Any], data: StudyData, groups: Seque
         "undefined": undefined({run.category: found for run, found in evaluated.items()}),
         "mean": {shots: means(of_shots) for shots, of_shots in values.items()},
         "episodes": per_category(
-            lambda runs: [[ids[run.category][i] for i in selection.episodes[run][:: selection.views]] for run in runs]
+            lambda runs: [[ids[run.category][i] for i in episodes[run][:: data.drawn.views]] for run in runs]
         ),
         **_validation(per_category, groups),
         "timings": _timings(data.seconds, groups),

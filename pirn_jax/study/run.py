@@ -7,10 +7,10 @@ from typing import Any
 from pirn_jax import atomic
 from pirn_jax.data.sample import Splits
 from pirn_jax.stopwatch import Stopwatch
-from pirn_jax.study import data, groups, results, storage
-from pirn_jax.study.data import Stage
+from pirn_jax.study import data, groups, results, selection, storage
 from pirn_jax.study.groups import FinishedGroup
 from pirn_jax.study.spec import Spec
+from pirn_jax.study.stages import Stage
 
 CHECKPOINT_SECONDS = 120.0
 """Time between two checkpoints within a group of runs (our choice)."""
@@ -70,18 +70,18 @@ def run_all(
       FloatingPointError: if a loss is not finite.
     """
     first = next(iter(specs.values()))
-    selection = data.select(first, splits, stage)
-    settings = {output: selection.describe(spec) for output, spec in specs.items()}
+    chosen = selection.select(first, splits, stage)
+    settings = {output: chosen.describe(spec) for output, spec in specs.items()}
     # Which of them are not the paper's follows from their values.
     free = {*first.hyperparameters(), "our_choices"}
-    shared = {key: value for key, value in selection.describe(first).items() if key not in free}
+    shared = {key: value for key, value in chosen.describe(first).items() if key not in free}
     for output, described in settings.items():
         other = [name for name, value in shared.items() if described[name] != value]
         if other:
             raise ValueError(f"studies that run together differ in {', '.join(other)}")
         storage.check(output, described)
         atomic.sweep(output)
-    loaded = data.load(list(specs.values()), selection, stage, memory)
+    loaded = data.load(list(specs.values()), chosen, stage, memory)
     for output, spec in specs.items():
         method = spec.build()
         with Stopwatch() as watch:

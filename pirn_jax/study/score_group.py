@@ -9,7 +9,8 @@ from jaxtyping import Float
 from pirn_jax import scoring
 from pirn_jax.scoring import Maps
 from pirn_jax.study import streaming
-from pirn_jax.study.data import Stage, StudyData
+from pirn_jax.study.data import StudyData
+from pirn_jax.study.stages import Stage
 from pirn_jax.study.train_group import Group
 from pirn_jax.training import windows
 from pirn_jax.training.train import Trained
@@ -56,7 +57,7 @@ def score_group(
         scales = np.ones((len(distances), distances.shape[2]), np.float32)
         if support_program is not None:
             # The originals of the good parts; `support` counts parts that have no other view.
-            chosen = chosen[:, :support][:, :: data.selection.views]
+            chosen = chosen[:, :support][:, :: data.drawn.views]
             held, places = windows.window(train.features, chosen)
             good = scoring.score_support(support_program, trained.params, held, category, places)
             good = train.spread(good, category[:, None], chosen)

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from pirn_jax.methods.base import Method, Recipe
-from pirn_jax.study.data import Stage, StudyData
+from pirn_jax.study.data import StudyData
+from pirn_jax.study.stages import Stage
 from pirn_jax.training import episodes, parallel, train, validation
 from pirn_jax.training.episodes import Run
 

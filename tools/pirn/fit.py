@@ -23,7 +23,7 @@ from pirn_jax.encoders import pretrained
 from pirn_jax.inspection import bundle, fitting, thresholds
 from pirn_jax.methods import METHODS
 from pirn_jax.stopwatch import Stopwatch
-from pirn_jax.study.data import place_all
+from pirn_jax.study.placement import place_all
 from pirn_jax.study.spec import Spec, describe
 from pirn_jax.training import compiled
 from tools import console, dataset_flags
