@@ -8,51 +8,25 @@ trained parameters to --output_dir. Without a data set it generates the built-in
 interrupted study.
 """
 
-import math
 import pathlib
-import re
 
 from absl import app, flags
 
-from experiments import builtin_parts, hyperparameters, metric_settings, processes
+from experiments import builtin_parts, metric_settings, processes
 from experiments import plan as plan_text
-from pirn_jax import cache, features, scoring
+from pirn_jax import cache
 from pirn_jax.data import procedural
 from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Splits
-from pirn_jax.data.views import AUGMENTATIONS
-from pirn_jax.encoders import pretrained
 from pirn_jax.report import finished, gallery, pictures, sweep, tables, tracking
 from pirn_jax.study import data, grid, groups, memory, plan, results, run, storage
-from pirn_jax.study.spec import MODALITIES, Spec
+from pirn_jax.study.spec import Spec
 from pirn_jax.training import cluster, compiled
 from pirn_jax.training.episodes import ALL, Shots, most
-from tools import console, dataset_flags
+from tools import console, dataset_flags, method_flags, study_flags
 
 flags.DEFINE_list("shots", ["10"], "Numbers of good parts to learn from; all for every one of a category.")
 flags.DEFINE_integer("seeds", 10, "How many random draws of the good parts.", lower_bound=1)
-flags.DEFINE_string(
-    "encoder",
-    pretrained.DEFAULT,
-    f"Frozen encoder: {', '.join(pretrained.NAMES)}, or a file of tools/convert_dinov2.py; or several, whose features "
-    "lie side by side, separated by commas.",
-)
-flags.DEFINE_string(
-    "blocks", None, "Blocks of a single encoder, from 1, as 2-10 or 2,3,4, averaged; groups of layers as 2-5/6-9."
-)
-flags.DEFINE_integer("grid", 0, "Patches along a side; by default the finest of the encoders'.", lower_bound=0)
-flags.DEFINE_list("modalities", list(MODALITIES), "Modalities: rgb, geometry, or both.")
-flags.DEFINE_enum("background", "ignore", features.BACKGROUNDS, "Whether patches off the part count.")
-flags.DEFINE_enum(
-    "augmentation", "none", list(AUGMENTATIONS), "Views of each good part to learn from: eight rotations, or 22 forms."
-)
-flags.DEFINE_float("sigma", 4.0, "Gaussian on anomaly maps, in pixels of the encoder's input.", lower_bound=0.0)
-flags.DEFINE_enum(
-    "fusion",
-    "maximum",
-    scoring.FUSIONS,
-    "Sum of maps; or sum, one-class sum, or maximum, of each judge, of maps divided by what good parts reach.",
-)
 flags.DEFINE_integer(
     "support_parts",
     -1,
@@ -75,35 +49,16 @@ flags.DEFINE_bool("plan", False, "Print models, steps, bytes and minutes of the 
 flags.DEFINE_integer("cell", None, "Of a grid of hyperparameters, run this cell alone, from 0.", lower_bound=0)
 
 FLAGS = flags.FLAGS
-_HELP = ("tools.dataset_flags", "experiments.metric_settings", "experiments.processes", "experiments.hyperparameters")
+_HELP = ("tools.study_flags", "tools.dataset_flags", "tools.image_score", "tools.method_flags")
+_HELP += ("experiments.metric_settings", "experiments.processes")
 
 
 def _apply_debug() -> None:
     """Shrinks the study; flags that were given keep their values."""
-    smaller = {"shots": ["2"], "seeds": 2} | ({"epochs": (2,)} if hyperparameters.preset().recipe else {})
+    smaller = {"shots": ["2"], "seeds": 2} | ({"epochs": (2,)} if method_flags.preset().recipe else {})
     for name, value in smaller.items():
         if not FLAGS[name].present:
             FLAGS[name].value = value
-
-
-def parse_blocks(text: str | None) -> tuple[tuple[int, ...], ...] | None:
-    """Layer groups such as 2-10, 2,3,4 or 2-5/6-9.
-
-    Raises:
-      ValueError: if the text is none.
-    """
-    if text is None:
-        return None
-    groups = []
-    for group in text.split("/"):
-        numbers: list[int] = []
-        for part in group.split(","):
-            ends = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-            if not ends or int(ends[1]) < 1 or int(ends[2] or ends[1]) < int(ends[1]):
-                raise ValueError(f"--blocks={text}: give numbers of blocks, from 1, as 2-10, 2,3,4 or 2-5/6-9")
-            numbers += range(int(ends[1]), int(ends[2] or ends[1]) + 1)
-        groups.append(tuple(numbers))
-    return tuple(groups)
 
 
 def _shots() -> tuple[Shots, ...]:
@@ -119,21 +74,12 @@ def _shots() -> tuple[Shots, ...]:
 
 def _specs() -> dict[str, Spec]:
     """Studies by the name of the cell; a single one is named ""."""
-    preparation, cells = dataset_flags.preparation(), hyperparameters.cells()
+    preparation, cells, metrics = dataset_flags.preparation(), method_flags.cells(), metric_settings.read()
     try:
-        shots = _shots()
-        if not math.isfinite(FLAGS.sigma):
-            raise ValueError(f"--sigma={FLAGS.sigma}: give a number of pixels, 0 for no smoothing")
-        blocks = parse_blocks(FLAGS.blocks)
-        encoder = pretrained.load(FLAGS.encoder, None if blocks is None else [blocks])
-        before = FLAGS.dataset, shots, FLAGS.seeds, FLAGS.method
-        after = encoder, preparation, FLAGS.preset, tuple(FLAGS.modalities), FLAGS.grid
-        after += FLAGS.background, FLAGS.sigma, FLAGS.fusion
-        learned = FLAGS.support_parts, FLAGS.augmentation
-        return {
-            name: Spec(*before, config, recipe, *after, *(dataset_flags.options(), metric_settings.read()), *learned)
-            for name, (config, recipe) in cells.items()
-        }
+        before = FLAGS.dataset, _shots(), FLAGS.seeds, FLAGS.method
+        fields = study_flags.fields() | {"preset": FLAGS.preset, "support_parts": FLAGS.support_parts}
+        fields |= {"preparation": preparation, "options": dataset_flags.options(), "metrics": metrics}
+        return {name: Spec(*before, config, recipe, **fields) for name, (config, recipe) in cells.items()}
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -146,7 +92,7 @@ def _output_directory(spec: Spec) -> pathlib.Path:
     chosen = [
         value for value, flag in ((spec.method, "method"), (spec.preset, "preset")) if value != FLAGS[flag].default
     ]
-    return pathlib.Path("outputs") / "-".join([name, *chosen, *hyperparameters.grid(), *["debug"] * FLAGS.debug])
+    return pathlib.Path("outputs") / "-".join([name, *chosen, *method_flags.grid(), *["debug"] * FLAGS.debug])
 
 
 def _chosen(specs: dict[str, Spec]) -> dict[str, Spec]:
@@ -184,7 +130,7 @@ def _write_outputs(spec: Spec, splits: dict[str, Splits], output: pathlib.Path, 
 
 
 def _run() -> None:
-    hyperparameters.apply_preset()
+    method_flags.apply_preset()
     if FLAGS.debug:
         _apply_debug()
     if FLAGS.tensorboard:
@@ -199,7 +145,7 @@ def _run() -> None:
     if FLAGS.plan:
         print(plan_text.text(plan.make(next(iter(chosen.values())), splits, console.stage, room), len(chosen)))
         return
-    parameters, writes = hyperparameters.grid(), cluster.process()[0] == 0
+    parameters, writes = method_flags.grid(), cluster.process()[0] == 0
     if parameters and writes:
         grid.write_plan(output, parameters)
     content = {}
@@ -226,5 +172,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    console.define_help(*_HELP, *hyperparameters.help_groups())
+    console.define_help(*_HELP, *method_flags.help_groups())
     app.run(main)

@@ -335,7 +335,7 @@ WRONG = {
     "epochs without training": (("--method=patchcore", "--epochs=3"), "--epochs: patchcore learns nothing by gradient"),
     "one modality": (("--modalities=rgb",), "pirn exchanges prototypes between two modalities, got rgb"),
     "paper's encoder": (("--preset=paper", "--foreground=none", "--normals=exact"), "--download=dinov2_vitb14"),
-    "image score": (("--image_score=2",), "image score 2.0: give max, or a share of pixels"),
+    "image score": (("--image_score=2",), "--image_score=2: give max, or a share of pixels"),
     "stray argument": (("knob",), "knob"),
 }
 

@@ -1,6 +1,7 @@
 """Models of good parts alone: what is left out, that its scores are those of unseen parts, and files of models."""
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -61,6 +62,25 @@ def test_every_part_is_left_out_of_models_of_equally_many_parts(count):
     expected = set(range(count)) if count > 1 else set()
     assert {part for _, left in pairs for part in left} == expected
     assert len(pairs) == (0 if count == 1 else count if count <= 30 else 8 if count == 31 else 10)
+
+
+def test_models_learn_from_all_views_but_those_of_the_part_that_is_left_out(spec):
+    config = dataclasses.replace(METHODS["patchcore"].presets["default"].config, reach=False)
+    plain = dataclasses.replace(spec, method="patchcore", config=config)
+    viewed = dataclasses.replace(plain, augmentation="rotations")
+    values, sizes = draw(np.random.default_rng(3), 4), [(SIDE, SIDE)] * 4
+    expected = fitting.fit(plain, placed(values), sizes, 1, quiet)
+    assert expected.scores.min() > 0.1
+    # Views that look like the part itself: one that is not left out is as near as can be.
+    views = np.repeat(values[:, None], len(viewed.views), axis=1)
+    found = fitting.fit(viewed, placed(views.reshape(-1, *values.shape[1:])), sizes, 1, quiet)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-5)
+    np.testing.assert_allclose(found.scales, expected.scales, rtol=1e-5)
+    # Each part's last view looks like the next part.
+    views[:, -1] = np.roll(values, -1, axis=0)
+    undivided = dataclasses.replace(viewed, fusion="sum")
+    found = fitting.fit(undivided, placed(views.reshape(-1, *values.shape[1:])), sizes, 1, quiet)
+    np.testing.assert_allclose(found.highest, 0, atol=1e-4)
 
 
 def test_left_out_scores_keep_the_wished_false_alarms_and_training_scores_do_not(spec):

@@ -64,6 +64,21 @@ def test_a_model_tells_what_it_promises(home, tmp_path):
         assert picture.size == (5 * 160, 160)
 
 
+def test_settings_of_studies_are_those_of_models(home, tmp_path):
+    folder, _ = home
+    given = f"--parts={folder / 'good'}", f"--output={tmp_path / 'views.pirn'}"
+    chosen = "--augmentation=rotations", "--modalities=geometry", "--image_score=.1", "--fusion=sum", "--ridge=.2"
+    done = run(folder, "fit", *given, *FIT, *chosen)
+    assert done.returncode == 0, done.stderr
+    settings = bundle.read(tmp_path / "views.pirn").ready.settings
+    assert settings["augmentation"] == "rotations"
+    assert settings["modalities"] == ["geometry"]
+    assert (settings["metrics_top_share"], settings["fusion"], settings["ridge"]) == (0.1, "sum", 0.2)
+    done = run(folder, "fit", *given, *FIT, "--ridge=.1,.2")
+    assert done.returncode == 1
+    assert "error: --ridge: give a single value" in done.stderr
+
+
 def test_a_defect_is_found_and_shown(home, tmp_path):
     done = inspect(home, tmp_path)
     assert done.returncode == 2, done.stderr

@@ -1,6 +1,7 @@
 """Models of good parts alone: trained on all of them, and judged by parts that each was trained without.
 
-`n` good parts, `e` members of the ensemble, `k` maps of the method, `f` parts left out at once.
+`n` good parts, `e` members of the ensemble, `k` maps of the method, `f` parts left out at once. Models learn from all
+views of a part, one behind the other in what is placed, and are judged by the part as it was seen.
 """
 
 from collections.abc import Iterator, Sequence
@@ -69,7 +70,7 @@ def fit(spec: Spec, placed: Placed, sizes: Sequence[tuple[int, int]], members: i
 
     Args:
       spec: method, encoder and how scores are taken; its shots and seeds are not used.
-      placed: features of the good parts, as those of a single category.
+      placed: features of the good parts in all their views, as those of a single category.
       sizes: height and width of each one's image.
       members: of the ensemble, differing in their seed.
       stage: shows progress.
@@ -108,15 +109,16 @@ def _trained(
     programs = train.compile_programs(method)
     support = scoring.compile_support_program(method)
     judge = scoring.compile_support_program(method._replace(forget=base.forget_nothing))
-    count = len(given.runs)
+    count, views = len(given.runs), len(spec.views)
     size = sizes.runs_at_once(count)
     with stage(f"models of {title} parts", count) as advance:
         for start in range(0, count, size):
             index = np.minimum(np.arange(start, start + size), count - 1)
             some, kept = [given.runs[i] for i in index], min(size, count - start)
-            category, chosen, left = np.zeros(size, int), given.chosen[index], given.left[index]
-            features = placed.whole
-            trained, _ = train.train(programs, some, features, category, chosen, spec.recipe)
+            category = np.zeros(size, int)
+            chosen, left = views * given.chosen[index], views * given.left[index]
+            learned = (chosen[..., None] + np.arange(views)).reshape(size, -1)
+            trained, _ = train.train(programs, some, placed.whole, category, learned, spec.recipe)
 
             def distances(program: Any, parts: np.ndarray, trained=trained, category=category) -> np.ndarray:
                 found = scoring.score_support(program, trained.params, placed.whole, category, parts)
@@ -127,4 +129,4 @@ def _trained(
             if spec.fusion != "sum":
                 scales = np.stack([scoring.calibrate(of_run, spec.maps) for of_run in distances(support, chosen)])
             advance(kept)
-            yield trained, judged[:kept], scales[:kept], left[:kept]
+            yield trained, judged[:kept], scales[:kept], given.left[index][:kept]

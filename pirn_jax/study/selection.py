@@ -80,6 +80,11 @@ class Selection(NamedTuple):
         return describe(spec, list(self.drawn.splits), self.digests)
 
 
+def seen(parts: Sequence[Record], spec: Spec) -> list[Record]:
+    """All views of each good part, one behind the other."""
+    return [dataclasses.replace(part, view=view) for part in parts for view in spec.views]
+
+
 def draw(spec: Spec, splits: Mapping[str, Splits]) -> Draw:
     """Draws the episodes of all runs.
 
@@ -90,7 +95,7 @@ def draw(spec: Spec, splits: Mapping[str, Splits]) -> Draw:
     views = np.arange(len(spec.views))
     parts = {run: episodes.draw(run, len(splits[run.category].train)) for run in runs}
     drawn = {run: (len(views) * chosen[:, None] + views).ravel() for run, chosen in parts.items()}
-    viewed = {category: _viewed(split, spec) for category, split in splits.items()}
+    viewed = {c: dataclasses.replace(split, train=seen(split.train, spec)) for c, split in splits.items()}
     few = [run for run in runs if run.shots != ALL]
     good = {c: sorted({int(i) for run in few if run.category == c for i in drawn[run]}) for c in viewed}
     learned = {
@@ -120,12 +125,6 @@ def select(spec: Spec, splits: Mapping[str, Splits], stage: Stage) -> Selection:
         f"{run} {[drawn.splits[run.category].train[i].id for i in chosen]}" for run, chosen in drawn.episodes.items()
     ]
     return Selection(drawn, records, names, masks, [*names, *contents, *ids])
-
-
-def _viewed(split: Splits, spec: Spec) -> Splits:
-    """The split with all views of each good part."""
-    train = [dataclasses.replace(part, view=view) for part in split.train for view in spec.views]
-    return dataclasses.replace(split, train=train)
 
 
 def _identify(

@@ -1,7 +1,9 @@
 """Tells what a model is, and whether its file is whole.
 
-pirn check --model=bolts.pirn
-pirn check --model=bolts.pirn --picture=good.jpg
+    pirn check --model=bolts.pirn
+    pirn check --model=bolts.pirn --picture=good.jpg
+
+Each member of the file is compared with the hash that its manifest gives.
 """
 
 import pathlib
@@ -11,7 +13,7 @@ from absl import flags
 from pirn_jax import atomic
 from pirn_jax.inspection import bundle
 from tools import console
-from tools.pirn import fit
+from tools.pirn import summary
 
 FLAGS = flags.FLAGS
 
@@ -27,7 +29,7 @@ def define() -> None:
 def _check() -> None:
     path = pathlib.Path(FLAGS.model)
     found = bundle.read(path, FLAGS.encoder)
-    print(fit.summary(path, dict(found.ready.settings), found.good))
+    print(summary.text(path, dict(found.ready.settings), found.good))
     if FLAGS.picture:
         with atomic.replacing(FLAGS.picture) as file:
             file.write(found.picture)

@@ -15,19 +15,19 @@ import numpy as np
 import PIL.Image
 from absl import flags
 
-from pirn_jax import cache, features, inputs, methods
+from pirn_jax import cache, features, inputs
 from pirn_jax.data import folder, sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
-from pirn_jax.encoders import pretrained
 from pirn_jax.inspection import bundle, fitting, thresholds
-from pirn_jax.methods import METHODS
+from pirn_jax.metrics.evaluation import MetricSettings
 from pirn_jax.stopwatch import Stopwatch
+from pirn_jax.study import selection
 from pirn_jax.study.placement import place_all
 from pirn_jax.study.spec import Spec, describe
 from pirn_jax.training import compiled
-from tools import console, dataset_flags
-from tools.pirn import samples
+from tools import console, dataset_flags, image_score, method_flags, study_flags
+from tools.pirn import samples, summary
 
 FLAGS = flags.FLAGS
 _SIDE, _SHOWN = 160, 48
@@ -38,32 +38,20 @@ def define() -> None:
     """Defines the flags of this command."""
     flags.DEFINE_string("parts", None, "Folder of good parts: rgb/ and one of xyz/, depth/ and cloud/.", required=True)
     flags.DEFINE_string("output", None, "File of the model, such as bolts.pirn.", required=True)
-    flags.DEFINE_string("method", "pirn", f"Method: {', '.join(METHODS)}.")
-    flags.DEFINE_string("preset", "default", "Settings of the method.")
-    flags.DEFINE_string("encoder", pretrained.DEFAULT, "Frozen encoder, or several side by side.")
-    flags.DEFINE_integer("grid", 0, "Patches along a side; by default the finest of the encoders'.", lower_bound=0)
     flags.DEFINE_integer("seeds", 0, "Members of the ensemble; by default 3, or 1 of methods without chance.", 0)
     flags.DEFINE_integer("samples", 2, "Good parts that the model carries along, to try it with.", lower_bound=0)
     flags.DEFINE_float("false_alarms", 0.05, "Wished share of good parts that are called defective.")
-    console.define_help("tools.pirn.fit", "tools.dataset_flags", text=__doc__)
+    seen = "tools.study_flags", "tools.dataset_flags", "tools.image_score", "tools.method_flags"
+    console.define_help("tools.pirn.fit", *seen, *method_flags.help_groups(), text=__doc__)
 
 
 def _spec(count: int, seeds: int) -> Spec:
+    config, recipe = method_flags.single()
+    study = "folder", (max(count, 1),), seeds, FLAGS.method, config, recipe
     try:
-        preset = methods.choose(FLAGS.method, FLAGS.preset)
-        encoder = pretrained.load(FLAGS.encoder)
-        preparation, options = dataset_flags.preparation(), dataset_flags.options()
-        study = "folder", (max(count, 1),), seeds, FLAGS.method, preset.config, preset.recipe, encoder, preparation
-        return Spec(*study, preset=FLAGS.preset, grid=FLAGS.grid, options=options)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _members() -> int:
-    if FLAGS.seeds:
-        return FLAGS.seeds
-    try:
-        return 1 if methods.choose(FLAGS.method, FLAGS.preset).recipe is None else 3
+        fields = study_flags.fields() | {"preset": FLAGS.preset, "options": dataset_flags.options()}
+        metrics = MetricSettings(top_share=image_score.top_share())
+        return Spec(*study, preparation=dataset_flags.preparation(), metrics=metrics, **fields)
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -99,6 +87,7 @@ def _sheet(records: list[Record]) -> bytes:
 
 
 def _fit() -> None:
+    method_flags.apply_preset()
     FLAGS.dataset = "folder"
     home, parts, output = cache.cache_directory(), pathlib.Path(FLAGS.parts), pathlib.Path(FLAGS.output)
     compiled.keep(home / "xla")
@@ -106,13 +95,14 @@ def _fit() -> None:
         thresholds.threshold(np.arange(2.0), FLAGS.false_alarms)
     except ValueError as error:
         raise InputError(f"--false_alarms: {error}") from error
-    members = _members()
+    members = FLAGS.seeds or (1 if method_flags.preset().recipe is None else 3)
     records = _find(parts)
     spec, problems = _spec(len(records), members), Problems()
     names = inputs.identify(records, spec.preparation, problems)
     problems.check()
-    with console.stage("normals and features", len(records)) as advance, Stopwatch() as watch:
-        given = records, names, spec.encoder, spec.grid, spec.preparation, home
+    viewed = selection.seen(records, spec)
+    with console.stage("normals and features", len(viewed)) as advance, Stopwatch() as watch:
+        given = viewed, [name for name in names for _ in spec.views], spec.encoder, spec.grid, spec.preparation, home
         found = features.extract(*given, watch, advance)
     sizes = [record.source.size() for record in records]
     fitted = fitting.fit(spec, place_all(spec, found), sizes, members, console.stage)
@@ -120,25 +110,9 @@ def _fit() -> None:
     settings = describe(spec, [parts.resolve().name], names) | {"false_alarms": FLAGS.false_alarms, "members": members}
     few = samples.take(records[: FLAGS.samples], settings["xyz_unit"])
     bundle.write(output, settings, fitted, good, _sheet(records), few)
-    for note in filter(None, (spec.encoder.note, *inputs.summarise(records, found.notes))):
+    for note in filter(None, (spec.encoder.note, *inputs.summarise(records, found.notes[:: len(spec.views)]))):
         print(f"note: {note}")
-    print(summary(output, settings, good))
-
-
-def summary(path: pathlib.Path, settings: dict, good: bundle.Good) -> str:
-    """Description of a model and of its promise, for the terminal."""
-    limit, count = thresholds.threshold(good.scores, settings["false_alarms"]), len(good.parts)
-    lines = [
-        f"{path}: {settings['method']} on {settings['encoder']}, {count} good part{'s' if count > 1 else ''} of "
-        f"{good.size[1]}x{good.size[0]} pixels, {settings['members']} members, pirn_jax {settings['pirn_jax']}"
-    ]
-    if len(good.scores):
-        low, middle, high = np.quantile(good.scores, [0, 0.5, 1])
-        lines.append(f"left-out good parts score {low:.3f} to {high:.3f}, median {middle:.3f}")
-    else:
-        lines.append("a single part cannot be left out: give two or more for a threshold")
-    shown = "none" if limit.kind == "none" else f"{limit.value:.4g}"
-    return "\n".join([*lines, f"threshold {shown}: {limit.text}"])
+    print(summary.text(output, settings, good))
 
 
 def main(arguments: list[str]) -> None:

@@ -96,9 +96,9 @@ def preset() -> Preset:
 
 
 def apply_preset() -> None:
-    """Gives flags that the preset fixes its values, where they are not given."""
+    """Gives flags that the preset fixes its values, where the command has them and they are not given."""
     for name, value in preset().flags.items():
-        if not FLAGS[name].present:
+        if name in FLAGS and not FLAGS[name].present:
             FLAGS[name].value = value
 
 
@@ -125,6 +125,17 @@ def _given() -> dict[str, tuple]:
 def grid() -> dict[str, tuple]:
     """Values of the hyperparameters that were given several, by name."""
     return {name: values for name, values in _given().items() if len(values) > 1}
+
+
+def single() -> tuple[Any, Recipe | None]:
+    """Config and recipe where each hyperparameter has one value.
+
+    Raises:
+      InputError: if one was given several, or values cannot go together.
+    """
+    for name in grid():
+        raise InputError(f"--{name}: give a single value")
+    return cells()[""]
 
 
 def cells() -> dict[str, tuple[Any, Recipe | None]]:
