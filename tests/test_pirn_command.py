@@ -91,6 +91,15 @@ def test_a_defect_is_found_and_shown(home, tmp_path):
     assert float(rows[0]["height_mm"]) < -3
     told = json.loads((tmp_path / "results.json").read_text())
     assert [part["part"] for part in told["parts"]] == [row["part"] for row in rows]
+    coco = json.loads((tmp_path / "coco.json").read_text())
+    by_id = {image["id"]: image for image in coco["images"]}
+    assert sorted(image["file_name"] for image in by_id.values()) == [f"{i:03d}.png" for i in range(5)]
+    left, top, width, height = coco["annotations"][0]["bbox"]
+    assert by_id[coco["annotations"][0]["image_id"]]["file_name"] == "001.png"
+    assert left < 27 < left + width
+    assert top < 17 < top + height
+    defective = [part for part in told["parts"] if part["verdict"] == "defective"]
+    assert len(coco["annotations"]) == sum(len(part["regions"]) for part in defective)
     values = tifffile.imread(tmp_path / "maps" / "001.tiff")
     assert values.shape == SIZE
     assert values.max() == pytest.approx(float(rows[0]["score"]), rel=1e-5)

@@ -29,7 +29,9 @@ def test_regions_are_8_connected_and_the_highest_comes_first():
     values = marked((2.0, SQUARE), (3.0, (slice(5, 7), slice(5, 8))), (1.5, corner))
     first, second = regions.find(values, 1.0)
     assert (first.row, first.column, first.pixels, first.highest) == (5.5, 6.0, 6, 3.0)
+    assert first.box == (5, 5, 3, 2)
     assert second.pixels == 10 * 12 + 3 * 2
+    assert second.box == (40, 20, 14, 13)
     assert second.centre_mm is second.area_mm2 is second.height_mm is None
     assert regions.find(values, 3.0) == []
 

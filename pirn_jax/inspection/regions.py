@@ -22,6 +22,7 @@ class Region(NamedTuple):
       column: likewise.
       pixels: its area.
       highest: largest value of the map in it.
+      box: around it, (left, top, width, height) in pixels.
       centre_mm: x, y and z of its points' mean in millimetres; None without a scan there.
       area_mm2: area in square millimetres, as seen from the camera at its distance; None without a scan there.
       height_mm: how far it rises towards the camera over the plane of its neighbourhood, below zero for a dent; None
@@ -32,6 +33,7 @@ class Region(NamedTuple):
     column: float
     pixels: int
     highest: float
+    box: tuple[int, int, int, int]
     centre_mm: tuple[float, float, float] | None = None
     area_mm2: float | None = None
     height_mm: float | None = None
@@ -61,10 +63,15 @@ def find(
                 float(columns.mean() + around[1].start),
                 len(rows),
                 float(values[around][inside].max()),
+                _box(*place),
                 **metric,
             )
         )
     return sorted(found, key=lambda region: -region.highest)
+
+
+def _box(rows: slice, columns: slice) -> tuple[int, int, int, int]:
+    return columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start
 
 
 def _measure(

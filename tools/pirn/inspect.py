@@ -4,8 +4,9 @@
     pirn inspect --model=bolts.pirn --parts=today --watch
 
 --parts holds rgb/ and one of xyz/, depth/ and cloud/; with --watch it is looked at again and again for new parts. In
---output_dir: report.html, results.csv and results.json, maps/ (float32 TIFF) and overlays/ (PNG). Exits with status 0
-if all parts are good, 2 if some are defective, and 1 if some cannot be used, after inspecting the others.
+--output_dir: report.html, results.csv and results.json, regions in the COCO format (coco.json), maps/ (float32 TIFF)
+and overlays/ (PNG). Exits with status 0 if all parts are good, 2 if some are defective, and 1 if some cannot be used,
+after inspecting the others.
 """
 
 import pathlib
@@ -21,7 +22,7 @@ from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Files, Record
 from pirn_jax.inspection import bundle, verdicts
 from pirn_jax.inspection.verdicts import Limits, Verdict
-from pirn_jax.report import inspection
+from pirn_jax.report import coco, inspection
 from pirn_jax.report.inspection import Shown
 from pirn_jax.study import storage
 from pirn_jax.training import compiled
@@ -51,7 +52,11 @@ def _write_part(output: pathlib.Path, one: Verdict, shown: Shown, limit: Limits)
 
 
 def _write_results(
-    output: pathlib.Path, found: list[tuple[Verdict, Shown | None]], limit: Limits, notes: list[str]
+    output: pathlib.Path,
+    found: list[tuple[Verdict, Shown | None]],
+    images: list[coco.Image],
+    limit: Limits,
+    notes: list[str],
 ) -> None:
     columns = ["part", "verdict", "score", "p_value", "regions", "row", "column", "pixels", "area_mm2", "height_mm"]
     rows: list[list[object]] = [list(columns)]
@@ -63,6 +68,7 @@ def _write_results(
     parts = [{**one._asdict(), "regions": [region._asdict() for region in one.regions]} for one, _ in found]
     told = {"model": FLAGS.model, "threshold": limit.score.as_json(), "parts": parts}
     storage.write_json(output / "results.json", told)
+    storage.write_json(output / "coco.json", coco.content([one for one, _ in found], images))
     name = pathlib.Path(FLAGS.model).name
     inspection.write_page(output / "report.html", name, found, limit, notes)
 
@@ -73,6 +79,7 @@ def _run() -> int:
     limit = verdicts.limits(model, FLAGS.false_alarms)
     dataset_flags.take(model.ready.settings, "model")
     found: dict[str, tuple[Verdict, Shown | None]] = {}
+    images: dict[str, coco.Image] = {}
     notes: dict[Record, str] = {}
     problems, tried = Problems(), {}
 
@@ -87,6 +94,7 @@ def _run() -> int:
                     ((one, values),) = verdicts.judge(model, limit, [record.id], [ready])
                     shown = Shown(ready.part.rgb, ready.prepared.values[1], values)
                     _write_part(output, one, shown, limit)
+                    images[record.id] = coco.Image(_files(record).rgb.name, values.shape)
                     found[record.id], notes[record] = (one, shown), ready.prepared.note
                 advance(1)
         if records:
@@ -96,7 +104,7 @@ def _run() -> int:
         found.update({one.part: (one, shown) for one, shown in kept})
         if kept:
             told = inputs.summarise(list(notes), list(notes.values()))
-            _write_results(output, kept, limit, told)
+            _write_results(output, kept, [images[one.part] for one, _ in kept], limit, told)
             _print(kept, told)
 
     parts = pathlib.Path(FLAGS.parts)
@@ -120,9 +128,14 @@ def _run() -> int:
 
 def _state(record: Record) -> tuple[tuple[int, int], ...]:
     """Size and time of the files of a part, to see whether they have changed."""
-    assert isinstance(record.source, Files)
-    paths = [record.source.rgb, *([record.source.scan.path] if record.source.scan else [])]
+    files = _files(record)
+    paths = [files.rgb, *([files.scan.path] if files.scan else [])]
     return tuple((of.st_size, of.st_mtime_ns) for of in (path.stat() for path in paths))
+
+
+def _files(record: Record) -> Files:
+    assert isinstance(record.source, Files)
+    return record.source
 
 
 def _find(parts: pathlib.Path, problems: Problems) -> list[Record]:
