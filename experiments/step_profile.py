@@ -25,6 +25,7 @@ from experiments.suites import train
 from pirn_jax.training import episodes
 from pirn_jax.training import train as training
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import compile_programs
 from tools import console
 
 _CHANNELS = flags.DEFINE_integer("channels", 256, "Channels of the features.", lower_bound=4)
@@ -60,7 +61,7 @@ def kernels(directory: pathlib.Path) -> Iterator[tuple[str, float]]:
 def _run() -> None:
     channels, steps, runs = _CHANNELS.value, _STEPS.value, [Run("part", train.SHOTS, i) for i in range(train.RUNS)]
     values = np.random.default_rng(0).normal(size=(1, train.SHOTS, 2, train.PATCHES, channels)).astype(np.float32)
-    features, programs = train.as_features(values), training.compile_programs(train.method_of(train.CONFIG))
+    features, programs = train.as_features(values), compile_programs(train.method_of(train.CONFIG))
     category, chosen = np.zeros(len(runs), int), np.array([episodes.draw(run, train.SHOTS) for run in runs])
     indices = np.stack([episodes.batches(run, 10, train.RECIPE.batch_size)[:steps] for run in runs])
     states = training.initialise(programs, runs, features, category, chosen, train.RECIPE)

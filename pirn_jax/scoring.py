@@ -14,9 +14,8 @@ import scipy.ndimage
 from jaxtyping import Array, Float, Int
 
 from pirn_jax import threads
-from pirn_jax.methods.base import Features, Method
+from pirn_jax.methods.base import Features, Method, take
 from pirn_jax.training import parallel
-from pirn_jax.training.train import take
 
 BATCH = 4
 """Samples scored at a time by every run."""

@@ -20,6 +20,7 @@ from pirn_jax.study import memory, packing, storage
 from pirn_jax.study.streaming import Reader
 from pirn_jax.training import episodes, parallel, train, validation, windows
 from pirn_jax.training.episodes import ALL, Run
+from pirn_jax.training.programs import compile_programs
 from tests import commands
 
 CONFIG = pirn.Config(score="cosine", num_prototypes=3, sinkhorn_iterations=3, neighbours=2, heads=2, num_layers=1)
@@ -57,7 +58,7 @@ def reader(paths, room=0):
 def train_runs(features, parts, recipe=RECIPE):
     runs = [Run("a", ALL, seed) for seed in range(2)]
     chosen = np.stack([episodes.draw(run, parts) for run in runs])
-    return train.train(train.compile_programs(METHOD), runs, features, np.zeros(2, int), chosen, recipe)
+    return train.train(compile_programs(METHOD), runs, features, np.zeros(2, int), chosen, recipe)
 
 
 def on_device(source):

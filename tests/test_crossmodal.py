@@ -9,7 +9,6 @@ import pytest
 
 from pirn_jax.methods import base, cfm, cfr
 from pirn_jax.methods.base import Features
-from pirn_jax.training import train
 from tests import reference_crossmodal as reference
 
 BOTH = ("rgb", "normals")
@@ -155,7 +154,7 @@ def test_a_bank_forgets_a_part():
     params = {**fitted(method, support)[2], "threshold": jnp.zeros(())}
     left = method.forget(params, jnp.asarray(1))
     assert (np.asarray(left["counted"]).sum(1) == MASK[[0, 2]].sum()).all()
-    part = train.take(support, 1)
+    part = base.take(support, 1)
     assert (jax.jit(method.score)(left, part) != jax.jit(method.score)(params, part)).any()
 
 

@@ -10,7 +10,6 @@ import pytest
 from pirn_jax.methods import base, inp_former
 from pirn_jax.methods.inp_former import Config
 from pirn_jax.methods.inp_former.optimizer import STABLE_ADAMW
-from pirn_jax.training import train
 from tests import grouped
 from tests import reference_uip_ad as reference
 from tests.grouped import GROUPS, PARTS, C, N, parts, quick
@@ -59,15 +58,15 @@ def test_loss_and_score_are_the_reference():
         maps.append(distances(scaled[0, m], found[0][0]).mean(0))
     np.testing.assert_allclose(quick(built.loss)(learned, fixed, parts(), jax.random.key(0))[0], expected, rtol=1e-6)
     # Features count as float32, rounded.
-    np.testing.assert_allclose(quick(built.score)((learned, fixed), train.take(parts(), 0)), maps, atol=1e-5)
+    np.testing.assert_allclose(quick(built.score)((learned, fixed), base.take(parts(), 0)), maps, atol=1e-5)
 
 
 def test_modalities_share_nothing():
     built, learned, fixed = started(SMALL)
     score = quick(built.score)
-    before = score((learned, fixed), train.take(parts(), 0))
+    before = score((learned, fixed), base.take(parts(), 0))
     other = jax.tree.map(lambda x: x.at[1].add(0.3), learned)
-    after = score((other, fixed), train.take(parts(), 0))
+    after = score((other, fixed), base.take(parts(), 0))
     np.testing.assert_array_equal(before[0], after[0])
     assert np.abs(before[1] - after[1]).max() > 1e-3
 
@@ -79,7 +78,7 @@ def test_patches_off_the_part_change_nothing_on_it():
 
     def run(batch):
         params = built.finalize(learned, fixed, batch)
-        return built.loss(learned, fixed, batch, jax.random.key(0))[0], built.score(params, train.take(batch, 1))[:, :8]
+        return built.loss(learned, fixed, batch, jax.random.key(0))[0], built.score(params, base.take(batch, 1))[:, :8]
 
     batch, program = parts(mask), quick(run)
     spoiled = batch._replace(values=jnp.where(batch.mask[:, None, None, :, None], batch.values, 9.0))

@@ -18,6 +18,7 @@ from pirn_jax.methods.base import Features, Method, Preset, Recipe
 from pirn_jax.study.spec import Spec, shots_note
 from pirn_jax.training import parallel, train
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import compile_programs
 
 BOTH = ("rgb", "normals")
 PARTS, N, C = 3, 9, 4
@@ -47,7 +48,7 @@ def support():
 
 def study(method, recipe=None):
     runs, category, chosen = [Run("a", 2, 0), Run("b", 2, 0)], np.arange(2), np.array([[0, 2], [1, 0]])
-    trained, history = train.train(train.compile_programs(method), runs, support(), category, chosen, recipe)
+    trained, history = train.train(compile_programs(method), runs, support(), category, chosen, recipe)
     return trained, history, scoring.score(scoring.compile_program(method), trained.params, support(), category)
 
 
@@ -112,14 +113,14 @@ def test_a_loss_moves_what_is_learned_alone_and_finalize_takes_it_as_trained():
 
 
 def test_a_method_without_loss_takes_no_steps():
-    programs = train.compile_programs(toy())
+    programs = compile_programs(toy())
     assert programs.steps is None
     with pytest.raises(ValueError, match="takes no steps"):
         train.advance(programs, [], support(), np.zeros(0, int), np.zeros((0, 1, 1), int))
 
 
 def test_constants_share_compiled_programs_and_change_the_result():
-    programs = [train.compile_programs(toy(power)) for power in (1.0, 2.0)]
+    programs = [compile_programs(toy(power)) for power in (1.0, 2.0)]
     assert programs[0].init is programs[1].init
     assert scoring.compile_program(toy(1.0)) is scoring.compile_program(toy(2.0))
     one, two = (study(toy(power))[2] for power in (1.0, 2.0))
@@ -134,7 +135,7 @@ def test_configs_of_pirn_that_differ_in_epsilon_share_all_programs_within_a_doma
     assert first[:-2] != small[:-2]
     assert first._replace(constants={}) == second._replace(constants={})
     assert first.constants != second.constants
-    programs = [train.compile_programs(method) for method in (first, second)]
+    programs = [compile_programs(method) for method in (first, second)]
     assert all(getattr(programs[0], name) is getattr(programs[1], name) for name in ("init", "steps", "finalize"))
 
 

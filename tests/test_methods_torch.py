@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pirn_jax.methods import cfr, uip_ad
+from pirn_jax.methods import base, cfr, uip_ad
 from pirn_jax.methods.base import Features, Recipe
 from pirn_jax.training import episodes, parallel, train
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import compile_programs
 
 torch = pytest.importorskip("torch")
 from experiments.baselines_torch import cfr as torch_cfr  # noqa: E402
@@ -44,7 +45,7 @@ def start(name):
     """Our method, its programs, the start of a run, and PyTorch's model with the same parameters."""
     build, model, config = CASES[name]
     method, chosen = build(config, ("rgb", "normals")), episodes.draw(RUN, PARTS)
-    programs, shared = train.compile_programs(method), jax.tree.map(lambda x: x[None], features())
+    programs, shared = compile_programs(method), jax.tree.map(lambda x: x[None], features())
     (state,) = train.initialise(programs, [RUN], shared, np.zeros(1, int), chosen[None], RECIPE)
     params = jax.tree.map(lambda leaf: leaf[0], (state.learned, state.fixed))
     return method, programs, params, model(config, params)
@@ -70,7 +71,7 @@ def test_patch_distances_agree(name):
 @pytest.mark.parametrize("name", CASES)
 def test_loss_and_gradient_of_a_step_agree(name):
     method, _, (learned, fixed), model = start(name)
-    batch = train.take(features(), slice(0, 2))
+    batch = base.take(features(), slice(0, 2))
     loss, gradient = jax.jit(jax.value_and_grad(lambda of: method.loss(of, fixed, batch, jax.random.key(0))[0]))(
         learned
     )
@@ -96,7 +97,7 @@ def test_ten_steps_of_training_agree(name):
     shared = jax.tree.map(lambda x: x[None], features())
     trained, told = train.train(programs, [RUN], shared, np.zeros(1, int), chosen[None], RECIPE)
     order = chosen[episodes.batches(RUN, RECIPE.epochs, RECIPE.batch_size)]
-    losses = layers.train(model, (theirs(train.take(features(), some)) for some in order), RECIPE.learning_rate)
+    losses = layers.train(model, (theirs(base.take(features(), some)) for some in order), RECIPE.learning_rate)
     assert len(losses) == 10
     assert losses[-1] < losses[0] - 0.01
     np.testing.assert_allclose(told["loss"][0], losses, rtol=1e-3)

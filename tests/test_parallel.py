@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import pytest
 
 from pirn_jax.methods.base import Features, Method, Recipe
-from pirn_jax.training import parallel, sizes, train
+from pirn_jax.training import parallel, sizes
+from pirn_jax.training.programs import compile_programs
 
 SCRIPT = """
 import json
@@ -26,9 +27,10 @@ import numpy as np
 from pirn_jax import scoring
 from pirn_jax.methods import patchcore, pirn
 from pirn_jax.methods.base import Features, Recipe
-from pirn_jax.training import episodes, parallel, train
+from pirn_jax.training import episodes, parallel, programs as building, train
 from pirn_jax.training.compiled import keep
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import compile_programs
 
 ALL = jax.local_devices()
 assert len(ALL) == 8
@@ -44,11 +46,11 @@ RECIPE = Recipe(epochs=20, learning_rate=1e-3, batch_size=4)
 
 def use(devices, method, recipe):
     jax.local_devices = lambda: devices
-    for cached in (train._compile_init, train._compile_steps, train._compile_finalize):
+    for cached in (building._compile_init, building._compile_steps, building._compile_finalize):
         cached.cache_clear()
     scoring._compile.cache_clear()
     scoring._compile_support.cache_clear()
-    programs, program = train.compile_programs(method), scoring.compile_program(method)
+    programs, program = compile_programs(method), scoring.compile_program(method)
     support = scoring.compile_support_program(method)
 
     def study(runs):
@@ -86,7 +88,7 @@ banks = patchcore.build(patchcore.Config(coreset=0.5), BOTH)
 answer["banks"] = [largest(x, y) for x, y in zip(use(ALL[:1], banks, None)(RUNS), use(ALL, banks, None)(RUNS))]
 
 # Two calls on eight devices, the second with what the first one left there.
-programs = train.compile_programs(METHOD)
+programs = compile_programs(METHOD)
 category, chosen = np.zeros(2, int), np.array([episodes.draw(run, 4) for run in RUNS[:2]])
 states = train.initialise(programs, RUNS[:2], FEATURES, category, chosen, RECIPE, RECIPE.batch_size)
 answer["occupied"] = sorted({device.id for device in jax.tree.leaves(states[0].tree)[0].sharding.device_set})
@@ -265,7 +267,7 @@ def test_bytes_of_a_run_are_measured_and_grow_with_the_runs():
         loss=lambda learned, fixed, batch, key: (jnp.mean((batch.values @ learned["w"]) ** 2), {}),
         score=lambda params, features: features.values[:, 0, :, 0],
     )
-    programs, recipe = train.compile_programs(method), Recipe(epochs=10, batch_size=2)
+    programs, recipe = compile_programs(method), Recipe(epochs=10, batch_size=2)
     one, two, three = (sizes.bytes_needed(programs, runs, features, 4, recipe) for runs in (1, 2, 3))
     # Parameters, two moments and a gradient, float32.
     assert one - features.values.nbytes > two - one > 4 * 4 * channels**2 > 0.7 * (two - one)

@@ -12,6 +12,7 @@ from pirn_jax.methods import base, nearest, patchcore
 from pirn_jax.methods.base import Features
 from pirn_jax.training import episodes, parallel, train
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import compile_programs
 from tests import reference
 
 BOTH = ("rgb", "normals")
@@ -123,7 +124,7 @@ def test_a_whole_coreset_keeps_all_patches_of_the_part():
 @pytest.mark.parametrize("distance", patchcore.DISTANCES)
 def test_patches_of_the_bank_have_no_distance(distance):
     support = good_parts()
-    found = distances(patchcore.Config(distance=distance, reach=False), support, train.take(support, 1))
+    found = distances(patchcore.Config(distance=distance, reach=False), support, base.take(support, 1))
     assert found[:, MASK[1]].max() < 2e-3 < 0.02 < found[:, ~MASK[1]].min()
 
 
@@ -147,7 +148,7 @@ def study(runs, config):
     """Parameters and distances of all parts and of each run's own, through the compiled programs."""
     method, shared = patchcore.build(config, BOTH), jax.tree.map(lambda x: x[None], good_parts())
     category, chosen = np.zeros(len(runs), int), np.array([episodes.draw(run, PARTS) for run in runs])
-    trained, history = train.train(train.compile_programs(method), runs, shared, category, chosen, None)
+    trained, history = train.train(compile_programs(method), runs, shared, category, chosen, None)
     assert not history
     found = scoring.score(scoring.compile_program(method), trained.params, shared, category)
     own = scoring.score_support(scoring.compile_support_program(method), trained.params, shared, category, chosen)
@@ -170,18 +171,18 @@ def test_runs_together_equal_runs_alone(config):
 )
 def test_own_good_parts_are_scored_by_banks_without_them(config):
     run = RUNS[1]
-    own, support = study([run], config)[2][0], train.take(good_parts(), episodes.draw(run, PARTS))
+    own, support = study([run], config)[2][0], base.take(good_parts(), episodes.draw(run, PARTS))
     method = patchcore.build(config, BOTH)
     learned, fixed = method.start(jax.random.key(0), support)
     params = method.finalize(learned, fixed, support)
     whole = patchcore.build(dataclasses.replace(config, coreset=1.0), BOTH)
     assert own.shape == (3, 2, N)
     for i in range(3):
-        rows = whole.finalize(learned, fixed, train.take(support, np.array([i])))["banks"]
+        rows = whole.finalize(learned, fixed, base.take(support, np.array([i])))["banks"]
         its = (np.asarray(params["banks"])[:, :, None] == np.asarray(rows)[:, None]).all(-1).any(-1)
         assert its.any(1).all()
         left = {**params, "counted": params["counted"] & ~its}
-        found = scoring.patch_distances(method.score, left, train.take(support, i))
+        found = scoring.patch_distances(method.score, left, base.take(support, i))
         np.testing.assert_allclose(own[i], found, atol=1e-6)
         assert own[i].max() > 0.01
 

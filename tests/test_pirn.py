@@ -14,7 +14,7 @@ import pytest
 from pirn_jax.methods import base, conditional, pirn
 from pirn_jax.methods.base import Features, Recipe
 from pirn_jax.methods.pirn import Config, Decoder, apr, mnc, patches, prototypes
-from pirn_jax.training import train
+from pirn_jax.training.programs import compile_programs
 from tests import reference
 
 N, C = 20, 8
@@ -284,7 +284,7 @@ def test_every_learned_parameter_has_a_gradient():
 
 def test_optimiser_moments_exist_for_learned_parameters_alone():
     method, batch, learned, fixed = start(SMALL)
-    programs = train.compile_programs(method)
+    programs = compile_programs(method)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     shared, rate = jax.tree.map(lambda x: x[None], batch), np.float32(Recipe().learning_rate)
     start_of = keys, shared, np.zeros(1, int), np.zeros((1, 2), int), rate, programs.constants
@@ -299,7 +299,7 @@ def test_score_does_not_depend_on_the_scale_of_the_features():
     # The paper's distances are cosines: multiplying one modality's features changes nothing.
     method, batch, _, _ = start(SMALL)
     factor = jnp.array([7.0, 0.01])[:, None, None, None]
-    score = quick(lambda x: method.score(method.start(jax.random.key(0), x), train.take(x, 0)))
+    score = quick(lambda x: method.score(method.start(jax.random.key(0), x), base.take(x, 0)))
     plain, scaled = score(batch), score(batch._replace(values=batch.values * factor))
     np.testing.assert_allclose(scaled, plain, atol=1e-5)
 
@@ -312,7 +312,7 @@ def outcome(**switch):
     def run(batch):
         learned, fixed = method.start(jax.random.key(0), batch)
         loss = jax.value_and_grad(method.loss, has_aux=True)(learned, fixed, batch, jax.random.key(0))
-        return fixed, *loss, method.score((learned, fixed), train.take(batch, 0))
+        return fixed, *loss, method.score((learned, fixed), base.take(batch, 0))
 
     return quick(run)
 
@@ -435,7 +435,7 @@ def test_a_part_of_fewer_patches_than_prototypes_has_finite_results(form):
         learned, fixed = method.start(jax.random.key(0), batch)
         gradient = jax.grad(lambda p: method.loss(p, fixed, batch, jax.random.key(0))[0])(learned)
         params = method.finalize(learned, fixed, batch)
-        return learned, gradient, method.score(params, train.take(batch, 0))[:, :2]
+        return learned, gradient, method.score(params, base.take(batch, 0))[:, :2]
 
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(quick(run)(batch)))
 
@@ -450,7 +450,7 @@ def test_a_part_of_fewer_patches_than_prototypes_has_finite_results(form):
 def test_tokens_do_not_depend_on_what_is_normalised(tokens, change):
     def score(form, batch):
         method = pirn.build(dataclasses.replace(ONE, tokens=form), BOTH)
-        return quick(lambda x: method.score(method.start(jax.random.key(0), x), train.take(x, 0)))(batch)
+        return quick(lambda x: method.score(method.start(jax.random.key(0), x), base.take(x, 0)))(batch)
 
     batch = parts()
     changed = batch._replace(values=change(batch.values))

@@ -9,11 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from pirn_jax.methods import pirn
+from pirn_jax.methods import base, pirn
 from pirn_jax.methods.base import Features
 from pirn_jax.methods.pirn import Config, mnc
 from pirn_jax.methods.pirn.method import trace
-from pirn_jax.training import train
 from tests import reference
 
 N, C, K = 12, 8, 4
@@ -44,7 +43,7 @@ def tracing(config):
 
 def traced(features=None, **changes):
     """A sample's way through the decoder, by the parameters of the config without changes."""
-    shown = train.take(parts(), 0) if features is None else features
+    shown = base.take(parts(), 0) if features is None else features
     return tracing(dataclasses.replace(ONE, **changes))(*params(), shown)
 
 
@@ -58,7 +57,7 @@ def test_a_trace_begins_and_ends_as_the_score_says():
     lengths = [np.linalg.norm(x, axis=-1) for x in (found.before, found.after)]
     expected = 1 - np.sum(found.before * found.after, -1) / lengths[0] / lengths[1]
     method = pirn.build(ONE, BOTH)
-    np.testing.assert_allclose(quick(method.score)(params(), train.take(parts(), 0)), expected, atol=1e-5)
+    np.testing.assert_allclose(quick(method.score)(params(), base.take(parts(), 0)), expected, atol=1e-5)
     np.testing.assert_allclose(found.plan.sum(-1), 1 / N, rtol=1e-5)
     assert found.prototypes.shape == (1, 2, K, C)
 
@@ -93,7 +92,7 @@ def test_switches_of_the_communication_leave_prototypes_and_plans(switch):
 
 @pytest.mark.parametrize("on", [True, False])
 def test_modalities_hear_each_other_through_the_communication_alone(on):
-    shown = train.take(parts(), 0)
+    shown = base.take(parts(), 0)
     other = shown._replace(values=shown.values.at[1].set(parts(seed=5).values[0, 1]))
     ours, changed = traced(shown, mnc=on), traced(other, mnc=on)
     assert (np.abs(changed.after[0] - ours.after[0]).max() > 1e-4) == on
@@ -177,7 +176,7 @@ def outcome(score, **changes):
         p = learned["prototypes"]
         learned = {**learned, "prototypes": jnp.where(same, p[:, :1], p)}
         (loss, told), gradient = jax.value_and_grad(method.loss, has_aux=True)(learned, fixed, batch, jax.random.key(0))
-        scores = method.score(method.finalize(learned, fixed, batch), train.take(batch, 0))
+        scores = method.score(method.finalize(learned, fixed, batch), base.take(batch, 0))
         return loss, told, gradient, jnp.where(batch.mask[0], scores, 0.0)
 
     return quick(run)

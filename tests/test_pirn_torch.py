@@ -13,11 +13,12 @@ import pytest
 import scipy.ndimage
 
 from pirn_jax import scoring
-from pirn_jax.methods import pirn
+from pirn_jax.methods import base, pirn
 from pirn_jax.methods.base import Features, Recipe
 from pirn_jax.methods.pirn import Config
 from pirn_jax.training import episodes, parallel, train
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import compile_programs
 
 torch = pytest.importorskip("torch")
 from experiments.baselines_torch import layers  # noqa: E402
@@ -131,12 +132,12 @@ def test_loss_and_gradient_of_a_step_agree(name):
 def test_ten_steps_of_training_agree():
     config, values = Config(num_layers=1, score="cosine"), features(np.float32)
     method, chosen = pirn.build(config, ("rgb", "normals")), episodes.draw(RUN, PARTS)
-    programs, shared = train.compile_programs(method), jax.tree.map(lambda x: x[None], values)
+    programs, shared = compile_programs(method), jax.tree.map(lambda x: x[None], values)
     (start,) = train.initialise(programs, [RUN], shared, np.zeros(1, int), chosen[None], RECIPE)
     model = torch_pirn.load(config, jax.tree.map(lambda leaf: leaf[0], (start.learned, start.fixed)))
     trained, told = train.train(programs, [RUN], shared, np.zeros(1, int), chosen[None], RECIPE)
     order = chosen[episodes.batches(RUN, RECIPE.epochs, RECIPE.batch_size)]
-    batches = (theirs(train.take(values, some)) for some in order)
+    batches = (theirs(base.take(values, some)) for some in order)
     losses = layers.train(model, batches, RECIPE.learning_rate)
     assert len(losses) == 10
     assert losses[-1] < losses[0] - 0.01

@@ -21,8 +21,8 @@ from pirn_jax.methods.pirn import Config
 from pirn_jax.methods.pirn.precision import factors, product
 from pirn_jax.study import data, packing, selection, storage
 from pirn_jax.study.spec import Spec, describe
-from pirn_jax.training import train
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import compile_programs
 
 BOTH = ("rgb", "normals")
 PARTS, N, C, STEPS = 5, 29, 12, 40
@@ -48,7 +48,7 @@ def parts():
 
 def started(method, parts):
     """The state of one run before its training: of any precision the same, drawn where nothing has to be compiled."""
-    programs, rng = train.compile_programs(method), np.random.default_rng(1)
+    programs, rng = compile_programs(method), np.random.default_rng(1)
     key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     rate = np.float32(3e-3)
     shapes = programs.init.shapes(key, parts, np.zeros(1, int), np.zeros((1, 2), int), rate, programs.constants)
@@ -158,7 +158,7 @@ def test_training_in_either_precision_finds_the_odd_patches(trained):
 
 
 def test_scale_is_that_of_rounded_features_in_either_storage_type(parts):
-    method, support = pirn.build(HALF, BOTH), train.take(parts, 0)
+    method, support = pirn.build(HALF, BOTH), base.take(parts, 0)
     scale = jax.jit(lambda features: method.start(jax.random.key(0), features)[1]["scale"])
     expected = np.sqrt((nearest(support.values) ** 2).mean((0, 2, 3, 4)))
     for dtype in (jnp.float32, jnp.bfloat16):

@@ -15,10 +15,11 @@ import pytest
 
 from pirn_jax import scoring, threads
 from pirn_jax.data.problems import InputError
-from pirn_jax.methods import pirn
+from pirn_jax.methods import base, pirn
 from pirn_jax.methods.base import Features, Method, Recipe
 from pirn_jax.training import episodes, parallel, sizes, train
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import compile_programs
 
 BOTH = ("rgb", "normals")
 CONFIG = pirn.Config(score="cosine", num_prototypes=4, sinkhorn_iterations=5, neighbours=2, heads=2, num_layers=1)
@@ -44,7 +45,7 @@ def train_runs(runs, features, method=METHOD, recipe=RECIPE):
     """The trained runs, their losses, and their categories."""
     category = np.array(["ab".index(run.category) for run in runs])
     chosen = np.array([episodes.draw(run, PARTS) for run in runs])
-    trained, history = train.train(train.compile_programs(method), runs, features, category, chosen, recipe)
+    trained, history = train.train(compile_programs(method), runs, features, category, chosen, recipe)
     return trained, history["loss"], category
 
 
@@ -75,7 +76,7 @@ def test_training_is_repeatable_bit_by_bit(trained, features):
 
 
 def test_training_moves_no_fixed_parameter(trained, features):
-    programs, category = train.compile_programs(METHOD), trained[2]
+    programs, category = compile_programs(METHOD), trained[2]
     chosen = np.array([episodes.draw(run, PARTS) for run in RUNS])
     start = train.initialise(programs, RUNS, features, category, chosen, RECIPE, RECIPE.batch_size)
     before, after = ([of.learned for of in start], [of.fixed for of in start]), trained[0]
@@ -101,7 +102,7 @@ def test_shares_of_the_runs_equal_all_runs_in_one_call(trained, features, monkey
 
 def test_programs_call_no_library_that_waits_in_the_threads_of_xla(features):
     """LAPACK's and FFT's calls wait there for others of their kind; as many programs at once as threads never end."""
-    programs, category, chosen = train.compile_programs(METHOD), np.zeros(2, int), np.zeros((2, 4), int)
+    programs, category, chosen = compile_programs(METHOD), np.zeros(2, int), np.zeros((2, 4), int)
     start = jax.random.split(jax.random.key(0), 2), features, category, chosen, np.float32(1), programs.constants
     state = programs.init.shapes(*start)
     params, keys = (state.learned, state.fixed), jax.random.split(jax.random.key(0), (2, 2))
@@ -154,7 +155,7 @@ def test_scoring_batches_do_not_matter(trained, features):
     for i, run in enumerate(category):
         of_run = jax.tree.map(lambda x, i=i: x[i], parallel.collect(params))
         for part in (0, 5):
-            one = score_one(of_run, train.take(features, run, part))
+            one = score_one(of_run, base.take(features, run, part))
             np.testing.assert_allclose(distances[i, part], jnp.where(features.mask[run, part], one, 0.0), atol=1e-5)
 
 
@@ -203,12 +204,12 @@ def test_adam_is_optax_adam(features):
     trained, _, _ = train_runs([run], features, recipe=recipe)
     chosen = episodes.draw(run, PARTS)
     key = jax.random.key(int(episodes.generator(run, "params").integers(2**31)))
-    expected, fixed = jax.jit(method.start)(key, train.take(features, 0, chosen))
+    expected, fixed = jax.jit(method.start)(key, base.take(features, 0, chosen))
     optimizer = optax.adam(1e-3)
     state = optimizer.init(expected)
     gradient = jax.jit(jax.grad(lambda p, batch: method.loss(p, fixed, batch, jax.random.key(0))[0]))
     for batch in episodes.batches(run, 2, 2):
-        updates, state = optimizer.update(gradient(expected, train.take(features, 0, chosen[batch])), state)
+        updates, state = optimizer.update(gradient(expected, base.take(features, 0, chosen[batch])), state)
         expected = optax.apply_updates(expected, updates)
     found = parallel.collect(trained.learned)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x[0], y, atol=1e-5), found, expected)
@@ -258,7 +259,7 @@ def test_recipe_refuses_what_cannot_work():
 
 def test_without_epochs_a_run_stays_as_it_starts(features):
     programs, category, chosen = (
-        train.compile_programs(METHOD),
+        compile_programs(METHOD),
         np.array([0]),
         np.array([episodes.draw(RUNS[0], PARTS)]),
     )

@@ -9,7 +9,6 @@ import pytest
 
 from pirn_jax.methods import base, losses, uip_ad
 from pirn_jax.methods.uip_ad import Config, method
-from pirn_jax.training import train
 from tests import grouped
 from tests import reference_uip_ad as reference
 from tests.grouped import GROUPS, PARTS, C, N, parts, quick
@@ -46,7 +45,7 @@ def test_loss_and_score_are_the_reference(name):
     distance = np.mean(
         [1 - np.sum(reference.unit(a) * reference.unit(b), -1) for a, b in zip(maps, rebuilt, strict=True)], axis=0
     )
-    found = quick(built.score)((learned, fixed), train.take(parts(), 0))
+    found = quick(built.score)((learned, fixed), base.take(parts(), 0))
     np.testing.assert_allclose(found[0], distance, atol=1e-7)
     literal = [
         reference.literal_losses(sample(fixed, i).mean(1), *reference.network(learned, sample(fixed, i), config)[2:])
@@ -65,7 +64,7 @@ def test_patches_off_the_part_change_nothing_on_it(score):
 
     def run(batch):
         params = built.finalize(learned, fixed, batch)
-        return built.loss(learned, fixed, batch, jax.random.key(0))[0], built.score(params, train.take(batch, 1))[:, :8]
+        return built.loss(learned, fixed, batch, jax.random.key(0))[0], built.score(params, base.take(batch, 1))[:, :8]
 
     batch, program = parts(mask), quick(run)
     spoiled = batch._replace(values=jnp.where(batch.mask[:, None, None, :, None], batch.values, 9.0))
@@ -89,7 +88,7 @@ def test_every_weight_has_a_gradient():
 def test_own_parts_are_forgotten():
     built, learned, fixed = started(dataclasses.replace(SMALL, score="nearest"))
     params = quick(built.finalize)(learned, fixed, parts())
-    score, part = quick(built.score), train.take(parts(), 1)
+    score, part = quick(built.score), base.take(parts(), 1)
     assert np.max(score(params, part)) < 1e-4 < np.max(score(built.forget(params, jnp.asarray(1)), part))
 
 

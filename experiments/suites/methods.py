@@ -22,6 +22,7 @@ from pirn_jax.methods import METHODS, base
 from pirn_jax.training import episodes, parallel
 from pirn_jax.training import train as training
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import compile_programs
 
 _CHANNELS, _STEPS, _SAMPLES = 256, 4, 8
 
@@ -38,7 +39,7 @@ def _measure(name: str, repeats: int) -> dict[str, timing.Case]:
     config = dataclasses.replace(config, **changes)
     assert recipe is not None
     method = METHODS[name].build(config, MODALITIES)
-    programs, program = training.compile_programs(method), scoring.compile_program(method)
+    programs, program = compile_programs(method), scoring.compile_program(method)
     values = np.random.default_rng(0).normal(size=(SHOTS, 2, PATCHES, _CHANNELS)).astype(np.float32)
     shared, category = as_features(values[None]), np.zeros(RUNS, int)
     runs = [Run("part", SHOTS, seed) for seed in range(RUNS)]

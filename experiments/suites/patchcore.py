@@ -19,6 +19,7 @@ from pirn_jax.methods import patchcore
 from pirn_jax.training import parallel
 from pirn_jax.training import train as training
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import compile_programs
 
 _RUNS, _SHOTS, _SAMPLES, _PATCHES, _CHANNELS = 10, 10, 60, 256, 256
 _SHARES = (0.1, 1.0)
@@ -42,7 +43,7 @@ def measure(repeats: int) -> dict[str, timing.Case]:
     speed, bandwidth, found = max(timing.ceilings("float32").values()), timing.bandwidth(), {}
     for share in _SHARES:
         method = patchcore.build(patchcore.Config(banks="each", coreset=share, reach=False), MODALITIES)
-        programs, program = training.compile_programs(method), scoring.compile_program(method)
+        programs, program = compile_programs(method), scoring.compile_program(method)
         fit = functools.partial(training.train, programs, runs, train, category, chosen, None)
         params = fit()[0].params
         size = parallel.collect(params)["banks"].shape[2]

@@ -17,8 +17,8 @@ from experiments.suites import timing
 from experiments.suites.train import RECIPE, as_features, method_of, operations
 from pirn_jax import scoring
 from pirn_jax.methods import pirn
+from pirn_jax.methods.base import take
 from pirn_jax.training import parallel
-from pirn_jax.training.train import take
 
 _RUNS, _PARTS, _PATCHES, _CHANNELS = 10, 60, 256, 256
 _CONFIG = pirn.Config(score="cosine")

@@ -24,6 +24,7 @@ from pirn_jax.study.spec import Spec
 from pirn_jax.training import compiled, episodes
 from pirn_jax.training import train as training
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import compile_programs
 
 _RUNS, _SHOTS, _PATCHES, _CHANNELS = 10, 10, 256, 256
 _RECIPE = Recipe(epochs=10, learning_rate=1e-3, batch_size=4)
@@ -32,7 +33,7 @@ _RECIPE = Recipe(epochs=10, learning_rate=1e-3, batch_size=4)
 def measure(repeats: int) -> dict[str, timing.Case]:
     """Times ten seeds in one call of the program, and ten calls of the program for one seed."""
     values = as_features(np.random.default_rng(0).normal(size=(1, _SHOTS, 2, _PATCHES, _CHANNELS)).astype(np.float32))
-    programs = training.compile_programs(method_of(pirn.Config(score="cosine")))
+    programs = compile_programs(method_of(pirn.Config(score="cosine")))
     runs = [Run("part", _SHOTS, seed) for seed in range(_RUNS)]
 
     def train(some: list[Run]) -> None:

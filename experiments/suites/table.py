@@ -30,6 +30,7 @@ from pirn_jax.stopwatch import Stopwatch
 from pirn_jax.training import episodes, sizes
 from pirn_jax.training import train as training
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import compile_programs
 
 STAGES = ("train_s", "score_s", "metrics_s")
 _GRID, _CHANNELS = 16, 256
@@ -120,7 +121,7 @@ def _data(scale: Scale) -> _Data:
 def _ours(scale: Scale, data: _Data, watch: Stopwatch) -> Iterator[int]:
     """Group after group; yields the shots of each."""
     method = method_of(CONFIG)
-    programs, program = training.compile_programs(method), scoring.compile_program(method)
+    programs, program = compile_programs(method), scoring.compile_program(method)
     train, test = as_features(data.train), as_features(data.test)
     for shots in scale.shots:
         runs = [Run(str(category), shots, seed) for category in range(scale.categories) for seed in range(scale.seeds)]

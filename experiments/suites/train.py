@@ -27,6 +27,7 @@ from pirn_jax.methods.base import Features, Method, Recipe
 from pirn_jax.training import episodes, parallel
 from pirn_jax.training import train as training
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import compile_programs
 
 RUNS, SHOTS, PATCHES = 10, 10, 256
 CONFIG = pirn.Config(score="cosine")
@@ -77,7 +78,7 @@ def stepping(
     They run on the devices given, by default on all.
     """
     devices = devices or jax.local_devices()
-    programs = training.compile_programs(method_of(config), devices)
+    programs = compile_programs(method_of(config), devices)
     shared, category = parallel.everywhere(as_features(features[None]), devices), np.zeros(len(runs), int)
     chosen = np.array([episodes.draw(run, len(features)) for run in runs])
     states = training.initialise(programs, runs, shared, category, chosen, RECIPE, RECIPE.batch_size)

@@ -19,6 +19,7 @@ from pirn_jax.study.spec import Spec
 from pirn_jax.study.stages import Stage
 from pirn_jax.training import parallel, sizes, train
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import compile_programs
 
 LEFT_OUT_ONE_BY_ONE = 30
 """Up to so many good parts each is left out alone; of more, a tenth at a time (our choice)."""
@@ -106,7 +107,7 @@ def _trained(
     spec: Spec, method: Method, placed: Placed, given: _Runs, title: str, stage: Stage
 ) -> Iterator[tuple[train.Trained, np.ndarray, np.ndarray, np.ndarray]]:
     """Group by group trained runs, distances (r, f, k, n) of the parts that they are judged by, scales, those parts."""
-    programs = train.compile_programs(method)
+    programs = compile_programs(method)
     support = scoring.compile_support_program(method)
     judge = scoring.compile_support_program(method._replace(forget=base.forget_nothing))
     count, views = len(given.runs), len(spec.views)

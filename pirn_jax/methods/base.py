@@ -33,6 +33,11 @@ class Features(NamedTuple):
     mask: Bool[Array, "*batch n"]
 
 
+def take(features: Features, *index: Any) -> Features:
+    """Features at an index of their leading axes."""
+    return jax.tree.map(lambda x: x[index], features)
+
+
 def keep(learned: Params, fixed: Params, support: Features) -> Params:
     """Default of `Method.finalize`: the pair `(learned, fixed)`."""
     del support

@@ -21,8 +21,9 @@ from pirn_jax.study.spec import Spec
 from pirn_jax.study.stages import Stage, hidden
 from pirn_jax.study.streaming import Reader
 from pirn_jax.study.train_group import Group, host_params, train_group, validate_group
-from pirn_jax.training import cluster, parallel, sizes, train, windows
+from pirn_jax.training import cluster, parallel, sizes, windows
 from pirn_jax.training.episodes import ALL, Run, Shots, count_steps
+from pirn_jax.training.programs import Programs, compile_programs
 
 _WATCHED_STEPS = 20
 """Steps from which on a training is long enough to do harm (our choice)."""
@@ -87,7 +88,7 @@ class Schedule:
 class _Programs(NamedTuple):
     """Compiled programs of all groups: numbers of shots whose calls have one shape share them."""
 
-    train: train.Programs
+    train: Programs
     score: parallel.Program
     support: parallel.Program | None
 
@@ -101,7 +102,7 @@ def run_all(schedule: Schedule) -> list[FinishedGroup]:
     """
     method, calibrated = schedule.method, schedule.spec.fusion != "sum"
     support = scoring.compile_support_program(method) if calibrated else None
-    programs = _Programs(train.compile_programs(method), scoring.compile_program(method), support)
+    programs = _Programs(compile_programs(method), scoring.compile_program(method), support)
     index, count = cluster.process()
     groups = [group for shots in schedule.spec.shots for group in _cut(schedule, programs.train, shots, count)]
     finished = {group.name: found for group in groups[index::count] if (found := _load(schedule, group))}
@@ -121,7 +122,7 @@ def run_all(schedule: Schedule) -> list[FinishedGroup]:
     return [finished[group.name] for group in groups]
 
 
-def _cut(schedule: Schedule, programs: train.Programs, shots: Shots, processes: int) -> list[Group]:
+def _cut(schedule: Schedule, programs: Programs, shots: Shots, processes: int) -> list[Group]:
     """Groups of the runs of a number of shots; of runs that take every good part, groups of one category each."""
     data, processes = schedule.data, -(-processes // len(schedule.spec.shots))
     runs = [run for run in data.drawn.episodes if run.shots == shots]
@@ -146,7 +147,7 @@ def _cut(schedule: Schedule, programs: train.Programs, shots: Shots, processes: 
     ]
 
 
-def _cut_all(schedule: Schedule, programs: train.Programs, runs: list[Run], processes: int) -> list[Group]:
+def _cut_all(schedule: Schedule, programs: Programs, runs: list[Run], processes: int) -> list[Group]:
     """A category's runs share its features, which are read as steps need them; no other category's are."""
     episodes = schedule.data.drawn.episodes
     largest = max(runs, key=lambda run: len(episodes[run]))
@@ -161,14 +162,14 @@ def _cut_all(schedule: Schedule, programs: train.Programs, runs: list[Run], proc
     ]
 
 
-def _bytes_needed(schedule: Schedule, programs: train.Programs, run: Run, count: int) -> int:
+def _bytes_needed(schedule: Schedule, programs: Programs, run: Run, count: int) -> int:
     """Bytes that each device needs for so many runs like this one, which takes every good part."""
     parts, support = len(schedule.data.drawn.episodes[run]), schedule.spec.support(ALL)
     source = _of(schedule, run).train.features
     return sizes.bytes_needed(programs, count, source, parts, schedule.spec.recipe, support)
 
 
-def _require_memory(schedule: Schedule, programs: train.Programs, groups: list[Group]) -> None:
+def _require_memory(schedule: Schedule, programs: Programs, groups: list[Group]) -> None:
     """Raises InputError, with the flags that help, if the largest of some groups exceeds the memory.
 
     Each is of runs that take every good part of a category.

@@ -23,6 +23,7 @@ from pirn_jax.study.spec import Spec
 from pirn_jax.study.stages import Stage
 from pirn_jax.training import episodes, sizes, train, windows
 from pirn_jax.training.episodes import ALL, Run, Shots
+from pirn_jax.training.programs import compile_programs
 
 _PARTS = 10
 """Good parts that rates are measured with."""
@@ -174,7 +175,7 @@ def _groups(shots: Shots, parts: dict[str, int], size: int, seeds: int) -> list[
 def _rates(spec: Spec, runs: int, shape: tuple[int, ...]) -> Rates:
     """Rates of a group of runs on random features."""
     method, rng = spec.build(), np.random.default_rng(0)
-    programs = train.compile_programs(method)
+    programs = compile_programs(method)
     values = rng.normal(size=(1, _PARTS, *shape)).astype(jnp.dtype(method.precision))
     held = Features(*jax.device_put((values, np.ones((1, _PARTS, shape[2]), bool))))
     every = [Run("", _PARTS, seed) for seed in range(runs)]

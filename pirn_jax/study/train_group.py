@@ -12,6 +12,7 @@ from pirn_jax.study.data import StudyData
 from pirn_jax.study.stages import Stage
 from pirn_jax.training import episodes, parallel, train, validation
 from pirn_jax.training.episodes import Run
+from pirn_jax.training.programs import Programs
 
 _LONG_EPOCH = 1.0
 """Seconds from which an epoch's time is told."""
@@ -41,7 +42,7 @@ class Group(NamedTuple):
 def train_group(
     group: Group,
     data: StudyData,
-    programs: train.Programs,
+    programs: Programs,
     recipe: Recipe | None,
     stage: Stage,
     checkpoint: train.Checkpoint | None = None,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from pirn_jax.methods.base import Features, Recipe
 from pirn_jax.training import episodes, train, windows
+from pirn_jax.training.programs import Programs
 from pirn_jax.training.windows import Source
 
 RUNS_ON_CPU = 10
@@ -66,7 +67,7 @@ def bytes_of(compiled: jax.stages.Compiled) -> int:
 
 
 def bytes_needed(
-    programs: train.Programs,
+    programs: Programs,
     runs: int,
     features: Features | Source,
     shots: int,

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pirn_jax import threads
+from pirn_jax.methods import base
 from pirn_jax.methods.base import Features
 from pirn_jax.training import parallel, train, windows
 from pirn_jax.training.episodes import Run
@@ -24,7 +25,7 @@ def _compile(loss: Callable) -> parallel.Program:
 
     def losses(learned: Any, fixed: Any, features: Features, category: Array, samples: Int[Array, " b"], key: Array):
         def of_part(i: Array) -> Float[Array, ""]:
-            return loss(learned, fixed, train.take(features, category, i[None]), jax.random.fold_in(key, i))[0]
+            return loss(learned, fixed, base.take(features, category, i[None]), jax.random.fold_in(key, i))[0]
 
         return jax.lax.map(of_part, samples)
 
