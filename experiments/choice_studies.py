@@ -41,8 +41,11 @@ STUDIES: dict[str, list[dict[str, Any]]] = {
     "image_score": _each("top_share", 0.002, 0.01, start=_PATCHCORE),
     "sigma": _each("sigma", 2.0, 8.0, start=_PATCHCORE),
     "augmentation": [
-        *_each("augmentation", "rotations", "inp_former", start=_PATCHCORE),
-        *_each("augmentation", "rotations", "inp_former", start={"method": "inp_former", "grid": 16}),
+        *_each("augmentation", "rotations", start=_PATCHCORE),
+        *({}, {"augmentation": "rotations", "epochs": 3}),
+        {"augmentation": "rotations", "epochs": 3, "grid": 28, "score": "gaussian"},
+        *_each("augmentation", "rotations", start={"method": "inp_former", "grid": 16}),
+        {**_PATCHCORE, "augmentation": "inp_former"},
     ],
     "reach": _each("reach", False, start=_FINE),
     "banks": _each("banks", "each", "joint", start=_FINE),
