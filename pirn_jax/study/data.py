@@ -121,7 +121,7 @@ def load(specs: Sequence[Spec], selection: Selection, stage: Stage, memory: int 
         found = _extract(spec, selection, placed, stage, watch)
     values, masks = taken(spec, found)
     kept = packing.order(masks)
-    position = {i: place for place, i in enumerate(placed)}
+    position = {i: at for at, i in enumerate(placed)}
     device = [
         place([[position[i] for i in of_category] for of_category in rows], values, masks[placed], kept[placed], dtype)
         for rows in (good, test)
