@@ -16,7 +16,7 @@ from pirn_jax.geometry import depth_images, normal_images, viewing
 from pirn_jax.inputs import Preparation, Prepared, seen
 from pirn_jax.methods import METHODS, nearest, patchcore, views
 from pirn_jax.methods.base import Features
-from pirn_jax.study import run, stages, storage
+from pirn_jax.study import run, selection, stages, storage
 from pirn_jax.study.spec import Spec
 from pirn_jax.training.episodes import ALL
 
@@ -166,6 +166,16 @@ def study(augmentation, folder, monkeypatch):
     monkeypatch.setenv("PIRN_CACHE", str(folder / "cache"))
     of = spec(augmentation)
     return of, *run.run(of, tiles(), folder / augmentation, stages.hidden)
+
+
+def test_episodes_hold_all_views_of_their_parts():
+    plain, turned = (selection.draw(spec(of), tiles()) for of in ("none", "rotations"))
+    for of, parts in plain.episodes.items():
+        seen = [turned.splits["tile"].train[i] for i in turned.episodes[of]]
+        assert [part.id for part in seen[::8]] == [plain.splits["tile"].train[i].id for i in parts]
+        assert [part.view for part in seen] == 2 * list(AUGMENTATIONS["rotations"])
+    assert len(turned.learned["tile"]) == 8 * len(plain.learned["tile"])
+    assert turned.splits["tile"].test == plain.splits["tile"].test
 
 
 def test_a_study_with_rotations_knows_turned_parts(tmp_path, monkeypatch):
