@@ -39,14 +39,17 @@ _DEBUG = flags.DEFINE_bool(
 )
 
 _PAGE = "compare.html"
+_REFUSALS = (InputError, FloatingPointError)
 _KINDS = ("combination", "geometry", "colour", "both")
 
 
 def _specs() -> dict[str, Spec]:
     names = list(METHODS) if _METHODS.value == ["all"] else _METHODS.value
     shots = tuple(int(text) for text in _SHOTS.value if text.isdecimal() and int(text) > 0)
-    if len(shots) < len(_SHOTS.value) or not shots:
-        raise InputError(f"--shots={','.join(_SHOTS.value)}: give one or more whole numbers above zero")
+    if len(set(shots)) < len(_SHOTS.value) or not shots:
+        raise InputError(f"--shots={','.join(_SHOTS.value)}: give one or more different whole numbers above zero")
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"--methods={','.join(names)}: give one or more different methods, or all")
     preparation, found = dataset_flags.preparation(), {}
     try:
         encoder = pretrained.load(_ENCODER.value)
@@ -163,7 +166,7 @@ def _run() -> None:
 
 def main(arguments: list[str]) -> None:
     """Runs the comparison; exits with status 1 and one sentence if something is wrong with what the user gave."""
-    console.run(_run, arguments, places="--output_dir, --data_dir and PIRN_CACHE")
+    console.run(_run, arguments, places="--output_dir, --data_dir and PIRN_CACHE", refusals=_REFUSALS)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,8 @@ def _choose(directory: pathlib.Path) -> Run:
 
 def _find(category: str, problems: Problems) -> list[Record]:
     if _PARTS.value is None:
-        return dataset_flags.find(problems)[category].test
+        found = dataset_flags.find(problems)
+        return found[category].test if category in found else []
     for name in ("dataset", "data_dir"):
         if FLAGS[name].present:
             raise InputError(f"--{name} and --parts: give one, the test parts of a data set or a folder of new ones")
@@ -121,6 +122,8 @@ def _run() -> None:
         _print(found)
         print(f"\n{output / 'scores.csv'} holds all {len(found)} scores, {output / 'maps'} the maps.")
     notes = inputs.summarise(list(inspected), [note for _, note in inspected.values()])
+    if ready.settings["metrics_normalisation"] != "none":
+        notes.append("scores and maps are not divided by means over all parts, as the study's metrics are")
     for note in filter(None, (ready.spec.encoder.note, *notes)):
         print(f"note: {note}")
     problems.check()

@@ -33,6 +33,8 @@ def _run(arguments: list[str]) -> pathlib.Path:
     if len({directory.resolve() for directory in directories}) < len(directories):
         raise InputError(f"{', '.join(arguments)}: a run is given twice; give different output directories")
     if len(directories) == 1 and (directories[0] / grid.PLAN).is_file():
+        if _PAGE.value:
+            raise InputError(f"--page={_PAGE.value}: the page of a grid lies beside its cells; leave it out")
         return sweep.write(directories[0])
     if len(directories) == 1:
         return finished.write_page(directories[0], pathlib.Path(_PAGE.value) if _PAGE.value else None)

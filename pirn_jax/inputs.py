@@ -180,6 +180,19 @@ def network_input(rgb: np.ndarray, seen: Geometry, size: int) -> Prepared:
     return Prepared(images, _fitted(square(region), (size, size)), seen.note)
 
 
+def require(normals: str, foreground: str) -> None:
+    """Checks that Open3D is there if samples are prepared by it.
+
+    Raises:
+      InputError: saying what to install, if it cannot be imported.
+    """
+    if "open3d" in (normals, foreground):
+        try:
+            normals_open3d.require()
+        except ImportError as error:
+            raise InputError(str(error)) from error
+
+
 def seen(found: Prepared, view: View, geometry: str) -> Prepared:
     """Inputs of the encoder as another view shows them; `geometry` is the second modality."""
     rgb, field = found.values

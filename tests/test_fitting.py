@@ -111,7 +111,7 @@ def written(spec, tmp_path):
     """A model as a file, the ensemble that it holds, and its settings."""
     values = draw(np.random.default_rng(1), 3)
     fitted = fitting.fit(spec, placed(values), [(40, 60)] * 3, 2, quiet)
-    settings = describe(spec, ["bolts"], []) | {"false_alarms": 0.2, "members": 2}
+    settings = describe(spec, ["bolts"], []) | {"false_alarms": 0.2, "members": 2, "scan_unit": 1.0}
     good = bundle.Good(["a", "b", "c"], fitted.scores, fitted.highest, (40, 60))
     path = tmp_path / "bolts.pirn"
     bundle.write(path, settings, fitted, good, b"jpeg")
@@ -209,9 +209,28 @@ def _text(members):
     rehashed(members)
 
 
+def _setting(**values):
+    """A change of settings; None takes one away."""
+
+    def change(members):
+        told = json.loads(members["settings.json"]) | values
+        members["settings.json"] = json.dumps({name: of for name, of in told.items() if of is not None}).encode()
+        rehashed(members)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        (_setting(false_alarms=None), "has no 'false_alarms' of use; fit the model again"),
+        (_setting(categories=3), "has no 'categories' of use"),
+        (_setting(scan_unit="mm"), "has no 'scan_unit' of use"),
+        (_setting(method="pirn2"), "holds what is not understood .*pirn2"),
+        (_setting(fusion="best"), "holds what is not understood .*best"),
+        (_setting(ridge="x"), "holds what is not understood"),
+        (_setting(encoder_blocks=3), "holds what is not understood"),
+        (_setting(augmentation=None), "lacks 'augmentation'"),
         (_flip, "'params/00000.npy' in it was altered"),
         (_stray, "'../../evil' in it was altered"),
         (_compress, "is compressed, which no model is"),

@@ -115,10 +115,14 @@ def test_a_bad_part_stops_nothing(home, tmp_path):
     folder, _ = home
     shutil.copytree(folder / "new", folder / "bad", dirs_exist_ok=True)
     (folder / "bad" / "xyz" / "003.tiff").write_bytes(b"no scan")
+    (folder / "bad" / "rgb" / "000.png").unlink()
+    (folder / "bad" / "rgb" / "000.png").symlink_to("gone.png")
     done = inspect(home, tmp_path, parts="bad")
     assert done.returncode == 1
     assert "003.tiff" in done.stderr
-    assert len(list((tmp_path / "maps").iterdir())) == 4
+    assert "000.png: cannot be read (No such file or directory)" in done.stderr
+    assert len(list((tmp_path / "maps").iterdir())) == 3
+    assert len((tmp_path / "results.csv").read_text().splitlines()) == 1 + 3
 
 
 def test_a_watched_folder_is_looked_at_again(home, tmp_path):
@@ -167,6 +171,10 @@ def test_all_good_parts_end_with_status_0(home, tmp_path):
     ("name", "flags", "sentence"),
     [
         ("fit", ("--parts={none}", "--output={out}"), "no such folder"),
+        ("fit", ("--parts={good}", "--output={good}"), "good: a folder; name a file, such as"),
+        ("fit", ("--parts={good}", "--output={out}", "--data_dir=x"), "--data_dir: parts are those of --parts"),
+        ("fit", ("--parts={good}", "--output={out}", "--method=cfm", "--preset=paper"), "which a single part has not"),
+        ("inspect", ("--model={model}", "--parts={good}", "--data_dir=x"), "--data_dir: parts are those of --parts"),
         ("fit", ("--parts={good}", "--output={out}", "--false_alarms=2"), "must be a share above 0 and below 1"),
         ("fit", ("--parts={good}", "--output={out}", "--method=resnet"), "unknown method 'resnet'"),
         ("inspect", ("--parts={good}", "--model={none}"), "cannot be read"),
@@ -199,18 +207,22 @@ def test_a_killed_fit_goes_on_to_the_same_file(home, tmp_path):
     assert (tmp_path / "a.pirn").read_bytes() == (folder / "plates.pirn").read_bytes()
 
 
-@pytest.mark.parametrize("unit", [None, "mm"])
+@pytest.mark.parametrize("unit", [None, "mm", "toml"])
 def test_samples_are_the_first_parts_however_they_were_read(home, tmp_path, unit):
     folder, _ = home
     shutil.copytree(folder / "good", tmp_path / "parts")
     flags = [f"--parts={tmp_path / 'parts'}", f"--output={tmp_path / 'a.pirn'}", "--samples=3"]
-    if unit:
+    if unit == "toml":
+        (tmp_path / "parts" / "dataset.toml").write_text("[xyz]\nunit = 0.001\n")
+    elif unit:
         flags.append(f"--xyz_unit={unit}")
+    if unit:
         for path in (tmp_path / "parts" / "xyz").iterdir():
             tifffile.imwrite(path, 1000 * tifffile.imread(path), photometric="rgb")
     done = run(folder, "fit", *flags, *FIT)
     assert done.returncode == 0, done.stderr
     model = bundle.read(tmp_path / "a.pirn")
+    assert samples.options(model).unit == (0.001 if unit else 1.0)
     records = samples.unpack(model, tmp_path / "unpacked")
     assert [record.id for record in records] == ["000", "001", "002"]
     for record in records:

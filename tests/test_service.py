@@ -71,6 +71,8 @@ def test_a_part_gets_the_commands_verdict(home, model, client):
     assert found["score"] == pytest.approx(verdict.score, abs=1e-6)
     assert found["p_value"] == verdict.p_value
     assert len(found["regions"]) == len(verdict.regions)
+    limits = verdicts.limits(model)
+    assert (found["threshold"], found["map_threshold"]) == (limits.score.value, limits.values.value)
     np.testing.assert_allclose(tifffile.imread(io.BytesIO(base64.b64decode(found["map"]))), values, atol=1e-6)
     raw = client.post("/v1/inspect?map=raw", files=files(home)).json()
     np.testing.assert_allclose(np.frombuffer(base64.b64decode(raw["map"]), "<f4").reshape(SIZE), values, atol=1e-6)
@@ -125,12 +127,21 @@ def png_that_claims(width, height):
     return bytes(content)
 
 
+def planar(height, width):
+    """A TIFF of coordinates one behind the other."""
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.zeros((3, height, width), np.uint8), photometric="rgb", planarconfig="separate")
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("change", "status", "sentence"),
     [
         (lambda of: of.pop("scan"), 422, "send rgb, and scan or depth"),
         (lambda of: of.update(rgb=("part.txt", b"x")), 422, "is no image that is read"),
-        (lambda of: of.update(scan=("part.png", b"x")), 422, "is no scan that is read"),
+        (lambda of: of.update(scan=("part.png", b"x")), 422, "is no scan that is read; send .tif, .tiff, .ply, .pcd"),
+        (lambda of: of.update(depth=("part.npy", of.pop("scan")[1])), 422, "is no depth image that is read; send .png"),
+        (lambda of: of.update(scan=("part.tiff", planar(300, 400))), 413, "120000 pixels, 100000 may be sent"),
         (lambda of: of.update(rgb=("part.png", b"no picture")), 422, "part.png"),
         (lambda of: of.update(scan=("part.tiff", b"no scan")), 422, "part.tiff cannot be read"),
         (lambda of: of.update(rgb=("part.png", png_that_claims(5_000, 2_000))), 413, "100000 may be sent"),

@@ -6,12 +6,11 @@ from typing import Any
 
 from absl import flags
 
-from pirn_jax import cache
+from pirn_jax import cache, inputs
 from pirn_jax.data import catalogue, datasets, mvtec3d, procedural, sample
 from pirn_jax.data.options import Options
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record, Splits
-from pirn_jax.geometry import normals_open3d
 from pirn_jax.inputs import FOREGROUND, GEOMETRIES, NORMALS, Preparation
 from tools import console
 
@@ -51,11 +50,7 @@ def preparation() -> Preparation:
     Raises:
       InputError: if a flag has an impossible value, or asks for Open3D where that is not installed.
     """
-    if "open3d" in (FLAGS.normals, FLAGS.foreground):
-        try:
-            normals_open3d.require()
-        except ImportError as error:
-            raise InputError(str(error)) from error
+    inputs.require(FLAGS.normals, FLAGS.foreground)
     known = datasets.find(FLAGS.dataset)
     tolerance = known.plane_tolerance if FLAGS.plane_tolerance is None else FLAGS.plane_tolerance
     reach = known.cluster_reach if FLAGS.cluster_reach is None else FLAGS.cluster_reach
@@ -83,9 +78,7 @@ def take(settings: Mapping[str, Any], owner: str) -> None:
     Raises:
       InputError: if one of the flags is given, or asks for Open3D where that is not installed.
     """
-    for name in (*_OF_PARTS, "categories"):
-        if FLAGS[name].present:
-            raise InputError(f"--{name}: parts are read and prepared as those of the {owner}; leave it out")
+    refuse(*_OF_PARTS, "categories", because=f"parts are read and prepared as those of the {owner}")
     for name in _OF_PARTS:
         FLAGS[name].value = settings[name]
     if not FLAGS["dataset"].present:
@@ -94,6 +87,17 @@ def take(settings: Mapping[str, Any], owner: str) -> None:
         FLAGS["xyz_unit"].value = {metres: name for name, metres in UNITS.items()}.get(settings["xyz_unit"])
     # Asks for Open3D if the parts were prepared by it.
     preparation()
+
+
+def refuse(*names: str, because: str) -> None:
+    """Refuses flags that a command has no use for.
+
+    Raises:
+      InputError: if one of them is given.
+    """
+    for name in names:
+        if FLAGS[name].present:
+            raise InputError(f"--{name}: {because}; leave it out")
 
 
 def options() -> Options:

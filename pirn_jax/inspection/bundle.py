@@ -26,11 +26,23 @@ from pirn_jax.methods import base
 from pirn_jax.study.spec import Spec
 from pirn_jax.training.episodes import Run
 
-FORMAT = (1, 1)
+FORMAT = (1, 2)
 """Major and minor version: programs read files of their own major version, whatever the minor one."""
 
 _MANIFEST, _SETTINGS, _GOOD, _PICTURE = "manifest.json", "settings.json", "good.json", "good.jpg"
 _SCALES = "scales.npy"
+_NEEDED = {
+    "categories": list,
+    "encoder": str,
+    "false_alarms": int | float,
+    "light": int,
+    "members": int,
+    "method": str,
+    "pirn_jax": str,
+    "scan_unit": int | float,
+}
+"""Settings that those who use a model rely on, besides those of its `Spec`."""
+
 _KINDS = "fiub"
 """Kinds of numbers that arrays may hold."""
 
@@ -91,7 +103,8 @@ def write(
 
     Args:
       path: of the file.
-      settings: of its study, see `spec.describe`.
+      settings: of its study, see `spec.describe`; with `false_alarms` that are wished for, `members` of the ensemble,
+        and `scan_unit`, metres in one unit of the scans.
       fitted: the ensemble.
       good: what it learned from.
       picture: a JPEG of the good parts, to look at.
@@ -136,6 +149,9 @@ def read(path: pathlib.Path, encoder: str | None = None) -> Bundle:
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise InputError(f"{path}: {_GOOD} in it is not understood ({error}); fit the model again") from error
+    for name, kind in _NEEDED.items():
+        if not isinstance(settings.get(name), kind):
+            raise InputError(f"{path}: {_SETTINGS} in it has no {name!r} of use; fit the model again")
     spec = inspector.spec_of(settings, path, encoder)
     leaves = [_array(path, name, members[name]) for name in sorted(members) if name.startswith("params/")]
     scales = _array(path, _SCALES, members[_SCALES])

@@ -86,10 +86,15 @@ def fit(spec: Spec, placed: Placed, sizes: Sequence[tuple[int, int]], members: i
         for _, distances, scaled, parts in _trained(spec, method, placed, _Runs(runs, chosen, left), "left-out", stage):
             for of_run, scale, some in zip(distances, scaled, parts, strict=True):
                 for one, part in zip(of_run, some, strict=True):
-                    values[part].append(spec.maps.fused(one, scale, sizes[part]))
-    maps = [np.mean(of_part, axis=0) for of_part in values if of_part]
-    scores = [float(scoring.image_score(values, spec.metrics.top_share)) for values in maps]
-    return Fitted(params, scales, np.array(scores), np.array([float(values.max()) for values in maps]))
+                    values[part].append(scoring.fuse(one, scale, spec.fusion, spec.maps.judges))
+    scores, highest = [], []
+    for of_part, size in zip(values, sizes, strict=True):
+        if of_part:
+            # The mean of maps is the map of the mean.
+            map_ = spec.maps.upsample(np.mean(of_part, axis=0), size)
+            scores.append(float(scoring.image_score(map_, spec.metrics.top_share)))
+            highest.append(float(map_.max()))
+    return Fitted(params, scales, np.array(scores), np.array(highest))
 
 
 def _ensemble(
@@ -111,7 +116,8 @@ def _trained(
     support = scoring.compile_support_program(method)
     judge = scoring.compile_support_program(method._replace(forget=base.forget_nothing))
     count, views = len(given.runs), len(spec.views)
-    size = sizes.runs_at_once(count)
+    parts = views * given.chosen.shape[1]
+    size = sizes.runs_at_once(count, lambda some: sizes.bytes_needed(programs, some, placed.whole, parts, spec.recipe))
     with stage(f"models of {title} parts", count) as advance:
         for start in range(0, count, size):
             index = np.minimum(np.arange(start, start + size), count - 1)

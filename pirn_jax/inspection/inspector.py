@@ -173,10 +173,13 @@ def spec_of(settings: Mapping[str, Any], path: pathlib.Path, encoder: str | None
     """
     try:
         return _spec(settings, encoder)
-    except KeyError as error:
+    except InputError:
+        raise
+    except (KeyError, ValueError, TypeError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"holds what is not understood ({error})"
         raise InputError(
-            f"{path}: lacks {error}, it was written by pirn_jax {settings.get('pirn_jax')}; use that version instead "
-            f"of {__version__}, or make it again"
+            f"{path}: {what}, it was written by pirn_jax {settings.get('pirn_jax')}; use that version instead of "
+            f"{__version__}, or make it again"
         ) from error
 
 

@@ -27,6 +27,7 @@ def told(answer: Answer, limit: Limits, form: str) -> dict[str, Any]:
         "score": verdict.score,
         "p_value": verdict.p_value,
         "threshold": limit.score.as_json()["value"],
+        "map_threshold": limit.values.as_json()["value"],
         "regions": [region._asdict() | {"text": inspection.region_text(region)} for region in verdict.regions],
         "note": answer.ready.prepared.note,
         "size": values.shape,

@@ -22,7 +22,7 @@ import jax.export
 import numpy as np
 from absl import flags
 
-from pirn_jax import atomic, features
+from pirn_jax import atomic, features, inputs
 from pirn_jax.data.problems import InputError
 from pirn_jax.inspection import bundle, unrolling, verdicts
 from pirn_jax.inspection.bundle import Bundle
@@ -31,7 +31,7 @@ from tools.pirn import samples
 
 FLAGS = flags.FLAGS
 _TOLERANCE = 1e-5
-"""Largest difference of maps and scores, in units of the score."""
+"""Largest difference of maps and scores, in units of the score, see `difference`."""
 
 _OPSET = 23
 """Version of ONNX's operators."""
@@ -137,7 +137,8 @@ def difference(model: Bundle, content: bytes, run: str) -> tuple[float, float]:
       run: see `Format`.
 
     Returns:
-      both in units of each part's score, the largest of them.
+      both in units of each part's score, or of what left-out good parts score where that is more, since a part that was
+      learned may score next to nothing; the largest of them.
 
     Raises:
       InputError: if the program does not run.
@@ -156,9 +157,10 @@ def difference(model: Bundle, content: bytes, run: str) -> tuple[float, float]:
             reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             raise InputError(f"the program does not run ({reason}); nothing was written")
         with np.load(files[2]) as found:
-            scores = np.maximum(expected.scores, 1e-12)
-            maps = np.abs(found["maps"] - expected.maps).max((1, 2)) / scores
-            return float(maps.max()), float((np.abs(found["scores"] - expected.scores) / scores).max())
+            good = np.median(model.good.scores) if len(model.good.scores) else 0.0
+            unit = np.maximum(np.maximum(expected.scores, good), 1e-12)
+            maps = np.abs(found["maps"] - expected.maps).max((1, 2)) / unit
+            return float(maps.max()), float((np.abs(found["scores"] - expected.scores) / unit).max())
 
 
 def _given(model: Bundle, place: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
@@ -194,6 +196,8 @@ def _export() -> None:
     logging.getLogger().setLevel(logging.ERROR)
     output, form = pathlib.Path(FLAGS.output), FORMATS[FLAGS.format]
     model = bundle.read(pathlib.Path(FLAGS.model), FLAGS.encoder)
+    if model.samples:
+        inputs.require(model.ready.spec.preparation.normals, model.ready.spec.preparation.foreground)
     with console.stage("export", 2) as advance:
         try:
             content = form.write(model)

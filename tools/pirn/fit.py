@@ -56,6 +56,16 @@ def _spec(count: int, seeds: int) -> Spec:
         raise InputError(str(error)) from error
 
 
+def _apply_preset() -> None:
+    """Takes the flags of the preset, but for those of studies alone; refuses one that changes scores after them."""
+    if method_flags.preset().flags.get("normalisation", "none") != "none":
+        raise InputError(
+            f"--preset={FLAGS.preset} of {FLAGS.method} divides maps by means over all test parts, which a single part "
+            "has not; take --preset=default"
+        )
+    method_flags.apply_preset()
+
+
 def _find(parts: pathlib.Path) -> list[Record]:
     problems = Problems()
     records = folder.read_new(parts, dataset_flags.options(), problems)
@@ -63,7 +73,11 @@ def _find(parts: pathlib.Path) -> list[Record]:
         sample.tell_all(records, problems)
     if not records:
         raise InputError(f"{parts}: no good parts in it; put their images into rgb/ and their scans beside it")
-    sizes = {record.id: record.source.size() for record in records}
+    sizes = {}
+    for record in records:
+        with problems.collecting():
+            sizes[record.id] = record.source.size()
+    problems.check()
     first, *rest = sizes
     other = next((name for name in rest if sizes[name] != sizes[first]), None)
     if other:
@@ -87,9 +101,12 @@ def _sheet(records: list[Record]) -> bytes:
 
 
 def _fit() -> None:
-    method_flags.apply_preset()
+    dataset_flags.refuse("dataset", "data_dir", "categories", because="parts are those of --parts")
+    _apply_preset()
     FLAGS.dataset = "folder"
     home, parts, output = cache.cache_directory(), pathlib.Path(FLAGS.parts), pathlib.Path(FLAGS.output)
+    if output.is_dir():
+        raise InputError(f"--output={output}: a folder; name a file, such as {output / 'parts.pirn'}")
     compiled.keep(home / "xla")
     try:
         thresholds.threshold(np.arange(2.0), FLAGS.false_alarms)
@@ -107,8 +124,9 @@ def _fit() -> None:
     sizes = [record.source.size() for record in records]
     fitted = fitting.fit(spec, place_all(spec, found), sizes, members, console.stage)
     good = bundle.Good([record.id for record in records], fitted.scores, fitted.highest, sizes[0])
-    settings = describe(spec, [parts.resolve().name], names) | {"false_alarms": FLAGS.false_alarms, "members": members}
-    few = samples.take(records[: FLAGS.samples], settings["xyz_unit"])
+    told = {"false_alarms": FLAGS.false_alarms, "members": members, "scan_unit": samples.unit(records)}
+    settings = describe(spec, [parts.resolve().name], names) | told
+    few = samples.take(records[: FLAGS.samples], settings["scan_unit"])
     bundle.write(output, settings, fitted, good, _sheet(records), few)
     for note in filter(None, (spec.encoder.note, *inputs.summarise(records, found.notes[:: len(spec.views)]))):
         print(f"note: {note}")

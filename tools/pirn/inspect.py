@@ -83,31 +83,42 @@ def _run() -> int:
     notes: dict[Record, str] = {}
     problems, tried = Problems(), {}
 
+    def ranked() -> list[tuple[Verdict, Shown | None]]:
+        return sorted(found.values(), key=lambda of: -of[0].score)
+
+    def told() -> list[str]:
+        return inputs.summarise(list(notes), list(notes.values()))
+
+    def inspect(record: Record) -> None:
+        tried[record.id] = _state(record)
+        ready = verdicts.prepare(model, record)
+        ((one, values),) = verdicts.judge(model, limit, [record.id], [ready])
+        shown = Shown(ready.part.rgb, ready.prepared.values[1], values)
+        _write_part(output, one, shown, limit)
+        images[record.id] = coco.Image(_files(record).rgb.name, values.shape)
+        found[record.id], notes[record] = (one, shown), ready.prepared.note
+        _forget_pictures(found)
+
     def look(records: list[Record]) -> None:
         """Inspects parts, one after the other, and writes the results of all so far."""
         begin = time.perf_counter()
-        with console.stage("inspection", len(records)) as advance:
-            for record in records:
-                tried[record.id] = _state(record)
-                with problems.collecting():
-                    ready = verdicts.prepare(model, record)
-                    ((one, values),) = verdicts.judge(model, limit, [record.id], [ready])
-                    shown = Shown(ready.part.rgb, ready.prepared.values[1], values)
-                    _write_part(output, one, shown, limit)
-                    images[record.id] = coco.Image(_files(record).rgb.name, values.shape)
-                    found[record.id], notes[record] = (one, shown), ready.prepared.note
-                advance(1)
+        try:
+            with console.stage("inspection", len(records)) as advance:
+                for record in records:
+                    with problems.collecting():
+                        inspect(record)
+                    advance(1)
+        finally:
+            # Ctrl-C loses no verdict.
+            if found:
+                _write_results(output, ranked(), [images[one.part] for one, _ in ranked()], limit, told())
         if records:
             print(f"{len(records) / (time.perf_counter() - begin):.2f} parts a second")
-        ranked = sorted(found.values(), key=lambda of: -of[0].score)
-        kept = [(one, shown if i < inspection.PICTURES else None) for i, (one, shown) in enumerate(ranked)]
-        found.update({one.part: (one, shown) for one, shown in kept})
-        if kept:
-            told = inputs.summarise(list(notes), list(notes.values()))
-            _write_results(output, kept, [images[one.part] for one, _ in kept], limit, told)
-            _print(kept, told)
+        if found:
+            _print(ranked(), told())
 
     parts = pathlib.Path(FLAGS.parts)
+    dataset_flags.refuse("data_dir", because="parts are those of --parts")
     look(_find(parts, problems))
     while FLAGS.watch:
         for text in problems.found:
@@ -115,7 +126,7 @@ def _run() -> int:
         problems = Problems()
         time.sleep(FLAGS.watch_seconds)
         # A file without its partner may still be on its way, and one that could not be read may have been.
-        fresh = [of for of in _find(parts, Problems()) if of.id not in found and tried.get(of.id) != _state(of)]
+        fresh = [of for of in _find(parts, Problems()) if of.id not in found and _changed(of, tried.get(of.id))]
         if fresh:
             look(fresh)
     if not found and not problems.found:
@@ -126,11 +137,32 @@ def _run() -> int:
     return 2 if any(one.verdict == "defective" for one, _ in found.values()) else 0
 
 
+def _forget_pictures(found: dict[str, tuple[Verdict, Shown | None]]) -> None:
+    """Keeps the pictures of those parts alone that the page will show, the highest scores."""
+    shown = sorted((one for one, picture in found.values() if picture), key=lambda one: -one.score)
+    found.update({one.part: (one, None) for one in shown[inspection.PICTURES :]})
+
+
+def _changed(record: Record, before: tuple | None) -> bool:
+    """Whether the files of a part are others than before, and there."""
+    try:
+        return _state(record) != before
+    except InputError:
+        return False
+
+
 def _state(record: Record) -> tuple[tuple[int, int], ...]:
-    """Size and time of the files of a part, to see whether they have changed."""
+    """Size and time of the files of a part, to see whether they have changed.
+
+    Raises:
+      InputError: if one is not there.
+    """
     files = _files(record)
     paths = [files.rgb, *([files.scan.path] if files.scan else [])]
-    return tuple((of.st_size, of.st_mtime_ns) for of in (path.stat() for path in paths))
+    try:
+        return tuple((of.st_size, of.st_mtime_ns) for of in (path.stat() for path in paths))
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror}); put it there again") from error
 
 
 def _files(record: Record) -> Files:

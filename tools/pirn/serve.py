@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from pirn_jax import cache
+from pirn_jax import cache, inputs
 from pirn_jax.data.problems import InputError
 from pirn_jax.inspection import bundle, verdicts
 from pirn_jax.training import compiled
@@ -26,7 +26,7 @@ def define() -> None:
     """Defines the flags of this command."""
     flags.DEFINE_string("model", None, "File of the model.", required=True)
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for all.")
-    flags.DEFINE_integer("port", 8000, "Port to listen at.", lower_bound=0, upper_bound=65535)
+    flags.DEFINE_integer("port", 8000, "Port to listen at; 0 for any that is free.", lower_bound=0, upper_bound=65535)
     flags.DEFINE_integer("waiting", 32, "Parts that may wait; further ones are refused.", lower_bound=1)
     flags.DEFINE_integer("megabytes", 64, "Most megabytes of a request.", lower_bound=1)
     flags.DEFINE_integer("megapixels", 16, "Most megapixels of an image or a scan.", lower_bound=1)
@@ -45,6 +45,7 @@ def _run() -> None:
     compiled.keep(cache.cache_directory() / "xla")
     path = pathlib.Path(FLAGS.model)
     model = bundle.read(path, FLAGS.encoder)
+    inputs.require(model.ready.spec.preparation.normals, model.ready.spec.preparation.foreground)
     limit = verdicts.limits(model, FLAGS.false_alarms)
     with console.stage("compiling", 1) as advance:
         side = model.ready.spec.preparation.size
@@ -52,8 +53,11 @@ def _run() -> None:
         advance(1)
     given = {"waiting": FLAGS.waiting, "most_bytes": FLAGS.megabytes << 20, "most_pixels": FLAGS.megapixels * 1_000_000}
     app = service.build(model, limit, path.name, **given, token=os.environ.get("PIRN_TOKEN", ""))
-    print(f"{path.name} at http://{FLAGS.host}:{FLAGS.port}, its interface at /docs", flush=True)
-    uvicorn.run(app, host=FLAGS.host, port=FLAGS.port, log_level="warning")
+    config = uvicorn.Config(app, host=FLAGS.host, port=FLAGS.port, log_level="warning")
+    with config.bind_socket() as listening:
+        # With --port=0 the system has chosen one.
+        print(f"{path.name} at http://{FLAGS.host}:{listening.getsockname()[1]}, its interface at /docs", flush=True)
+        uvicorn.Server(config).run(sockets=[listening])
 
 
 def main(arguments: list[str]) -> None:

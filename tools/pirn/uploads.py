@@ -17,15 +17,13 @@ from pirn_jax.data.sample import Record
 from pirn_jax.inspection.bundle import Bundle
 from tools.pirn import samples
 
-_SUFFIXES = {
-    ".png": "rgb",
-    ".jpg": "rgb",
-    ".jpeg": "rgb",
-    ".tif": "xyz",
-    ".tiff": "xyz",
-    ".ply": "cloud",
-    ".pcd": "cloud",
+_KINDS = {
+    "rgb": dict.fromkeys((".png", ".jpg", ".jpeg"), "rgb"),
+    "scan": {".tif": "xyz", ".tiff": "xyz", ".ply": "cloud", ".pcd": "cloud"},
+    "depth": dict.fromkeys((".png", ".tif", ".tiff"), "depth"),
 }
+"""Folders of the files of a request, by form field and suffix."""
+
 _CAMERA = ("scale", "fx", "fy", "cx", "cy")
 
 
@@ -91,12 +89,14 @@ async def _store(form: Mapping[str, Any], place: pathlib.Path, most_pixels: int)
         raise HTTPException(422, f"files {', '.join(sorted(uploads)) or 'none'}: send rgb, and scan or depth")
     for key, upload in uploads.items():
         suffix = pathlib.PurePath(upload.filename or "").suffix.lower()
-        kind = key if key == "depth" else _SUFFIXES.get(suffix)
-        if kind is None or (kind == "rgb") != (key == "rgb"):
-            what = "image" if key == "rgb" else "scan"
-            raise HTTPException(422, f"{key}: a file named *{suffix} is no {what} that is read")
+        kinds = _KINDS[key]
+        if suffix not in kinds:
+            what = {"rgb": "image", "scan": "scan", "depth": "depth image"}[key]
+            raise HTTPException(
+                422, f"{key}: a file named *{suffix} is no {what} that is read; send {', '.join(kinds)}"
+            )
         # Of the name that a client gives only a known suffix is taken.
-        path = place / kind / f"part{suffix}"
+        path = place / kinds[suffix] / f"part{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(await upload.read())
         await asyncio.to_thread(_check_pixels, key, path, most_pixels)
@@ -109,7 +109,8 @@ def _check_pixels(key: str, path: pathlib.Path, most: int) -> None:
     try:
         if path.suffix in (".tif", ".tiff"):
             with tifffile.TiffFile(path) as file:
-                height, width = file.pages[0].shape[:2]
+                # Colours or coordinates may come first or last.
+                height, width = sorted(file.pages[0].shape)[-2:]
         elif path.suffix in (".ply", ".pcd"):
             return  # As many points as the file has bytes for.
         else:
@@ -119,7 +120,7 @@ def _check_pixels(key: str, path: pathlib.Path, most: int) -> None:
     except Exception as error:
         raise HTTPException(422, f"{key}: {path.name} cannot be read ({error})") from error
     if height * width > most:
-        raise HTTPException(413, f"{key}: {width}x{height} pixels, {most} may be sent")
+        raise HTTPException(413, f"{key}: {height * width} pixels, {most} may be sent")
 
 
 def _camera(form: Mapping[str, Any]) -> str:
