@@ -9,6 +9,7 @@ and overlays/ (PNG). Exits with status 0 if all parts are good, 2 if some are de
 after inspecting the others.
 """
 
+import dataclasses
 import pathlib
 import time
 
@@ -21,6 +22,7 @@ from pirn_jax.data import folder
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Files, Record
 from pirn_jax.inspection import bundle, verdicts
+from pirn_jax.inspection.bundle import Bundle
 from pirn_jax.inspection.verdicts import Limits, Verdict
 from pirn_jax.report import coco, inspection
 from pirn_jax.report.inspection import Shown
@@ -44,6 +46,89 @@ def define() -> None:
     console.define_help("tools.pirn.inspect", "tools.dataset_flags", text=__doc__)
 
 
+@dataclasses.dataclass
+class _Inspection:
+    """Verdicts on the parts of a folder so far.
+
+    Attributes:
+      model: the model.
+      limit: where good parts end.
+      output: folder that the results are written to.
+      found: verdict by part, and what is shown of it, None of those that the page has no place for.
+      images: each part's photo.
+      notes: sentences for the user.
+      tried: state of each part's files when they were last read.
+    """
+
+    model: Bundle
+    limit: Limits
+    output: pathlib.Path
+    found: dict[str, tuple[Verdict, Shown | None]] = dataclasses.field(default_factory=dict)
+    images: dict[str, coco.Image] = dataclasses.field(default_factory=dict)
+    notes: dict[Record, str] = dataclasses.field(default_factory=dict)
+    tried: dict[str, tuple] = dataclasses.field(default_factory=dict)
+
+    def look(self, records: list[Record], problems: Problems) -> None:
+        """Inspects parts, one after the other, and writes the results of all so far."""
+        begin = time.perf_counter()
+        try:
+            with console.stage("inspection", len(records)) as advance:
+                for record in records:
+                    with problems.collecting():
+                        self._inspect(record)
+                    advance(1)
+        finally:
+            # Ctrl-C loses no verdict.
+            if self.found:
+                self._write()
+        if records:
+            print(f"{len(records) / (time.perf_counter() - begin):.2f} parts a second")
+        if self.found:
+            _print(self._ranked(), self._told())
+
+    def is_fresh(self, record: Record) -> bool:
+        """Whether a part has no verdict yet, and its files are there and others than when they were last read."""
+        try:
+            return record.id not in self.found and _state(record) != self.tried.get(record.id)
+        except InputError:
+            return False
+
+    def _inspect(self, record: Record) -> None:
+        self.tried[record.id] = _state(record)
+        ready = verdicts.prepare(self.model, record)
+        ((one, values),) = verdicts.judge(self.model, self.limit, [record.id], [ready])
+        shown = Shown(ready.part.rgb, ready.prepared.values[1], values)
+        _write_part(self.output, one, shown, self.limit)
+        self.images[record.id] = coco.Image(_files(record).rgb.name, values.shape)
+        self.found[record.id], self.notes[record] = (one, shown), ready.prepared.note
+        # The page shows the highest scores alone.
+        pictured = sorted((one for one, picture in self.found.values() if picture), key=lambda one: -one.score)
+        self.found.update({one.part: (one, None) for one in pictured[inspection.PICTURES :]})
+
+    def _ranked(self) -> list[tuple[Verdict, Shown | None]]:
+        return sorted(self.found.values(), key=lambda of: -of[0].score)
+
+    def _told(self) -> list[str]:
+        return inputs.summarise(list(self.notes), list(self.notes.values()))
+
+    def _write(self) -> None:
+        columns = ["part", "verdict", "score", "p_value", "regions", "row", "column", "pixels", "area_mm2", "height_mm"]
+        rows: list[list[object]] = [list(columns)]
+        ranked = self._ranked()
+        for one, _ in ranked:
+            first = one.regions[0] if one.regions else None
+            place = [None] * 5 if first is None else [getattr(first, name) for name in columns[5:]]
+            rows.append([one.part, one.verdict, one.score, one.p_value, len(one.regions), *place])
+        atomic.write_csv(self.output / "results.csv", rows)
+        parts = [{**one._asdict(), "regions": [region._asdict() for region in one.regions]} for one, _ in ranked]
+        told = {"model": FLAGS.model, "threshold": self.limit.score.as_json(), "parts": parts}
+        storage.write_json(self.output / "results.json", told)
+        boxes = coco.content([one for one, _ in ranked], [self.images[one.part] for one, _ in ranked])
+        storage.write_json(self.output / "coco.json", boxes)
+        name = pathlib.Path(FLAGS.model).name
+        inspection.write_page(self.output / "report.html", name, ranked, self.limit, self._told())
+
+
 def _write_part(output: pathlib.Path, one: Verdict, shown: Shown, limit: Limits) -> None:
     with atomic.replacing(output / "maps" / f"{one.part}.tiff") as file:
         tifffile.imwrite(file, shown.values)
@@ -51,104 +136,29 @@ def _write_part(output: pathlib.Path, one: Verdict, shown: Shown, limit: Limits)
         PIL.Image.fromarray(inspection.overlay(shown.rgb, shown.values, limit)).save(file, "png")
 
 
-def _write_results(
-    output: pathlib.Path,
-    found: list[tuple[Verdict, Shown | None]],
-    images: list[coco.Image],
-    limit: Limits,
-    notes: list[str],
-) -> None:
-    columns = ["part", "verdict", "score", "p_value", "regions", "row", "column", "pixels", "area_mm2", "height_mm"]
-    rows: list[list[object]] = [list(columns)]
-    for one, _ in found:
-        first = one.regions[0] if one.regions else None
-        place = [None] * 5 if first is None else [getattr(first, name) for name in columns[5:]]
-        rows.append([one.part, one.verdict, one.score, one.p_value, len(one.regions), *place])
-    atomic.write_csv(output / "results.csv", rows)
-    parts = [{**one._asdict(), "regions": [region._asdict() for region in one.regions]} for one, _ in found]
-    told = {"model": FLAGS.model, "threshold": limit.score.as_json(), "parts": parts}
-    storage.write_json(output / "results.json", told)
-    storage.write_json(output / "coco.json", coco.content([one for one, _ in found], images))
-    name = pathlib.Path(FLAGS.model).name
-    inspection.write_page(output / "report.html", name, found, limit, notes)
-
-
 def _run() -> int:
-    compiled.keep(cache.cache_directory() / "xla")
-    model, output = bundle.read(pathlib.Path(FLAGS.model), FLAGS.encoder), pathlib.Path(FLAGS.output_dir)
-    limit = verdicts.limits(model, FLAGS.false_alarms)
-    dataset_flags.take(model.ready.settings, "model")
-    found: dict[str, tuple[Verdict, Shown | None]] = {}
-    images: dict[str, coco.Image] = {}
-    notes: dict[Record, str] = {}
-    problems, tried = Problems(), {}
-
-    def ranked() -> list[tuple[Verdict, Shown | None]]:
-        return sorted(found.values(), key=lambda of: -of[0].score)
-
-    def told() -> list[str]:
-        return inputs.summarise(list(notes), list(notes.values()))
-
-    def inspect(record: Record) -> None:
-        tried[record.id] = _state(record)
-        ready = verdicts.prepare(model, record)
-        ((one, values),) = verdicts.judge(model, limit, [record.id], [ready])
-        shown = Shown(ready.part.rgb, ready.prepared.values[1], values)
-        _write_part(output, one, shown, limit)
-        images[record.id] = coco.Image(_files(record).rgb.name, values.shape)
-        found[record.id], notes[record] = (one, shown), ready.prepared.note
-        _forget_pictures(found)
-
-    def look(records: list[Record]) -> None:
-        """Inspects parts, one after the other, and writes the results of all so far."""
-        begin = time.perf_counter()
-        try:
-            with console.stage("inspection", len(records)) as advance:
-                for record in records:
-                    with problems.collecting():
-                        inspect(record)
-                    advance(1)
-        finally:
-            # Ctrl-C loses no verdict.
-            if found:
-                _write_results(output, ranked(), [images[one.part] for one, _ in ranked()], limit, told())
-        if records:
-            print(f"{len(records) / (time.perf_counter() - begin):.2f} parts a second")
-        if found:
-            _print(ranked(), told())
-
-    parts = pathlib.Path(FLAGS.parts)
     dataset_flags.refuse("data_dir", because="parts are those of --parts")
-    look(_find(parts, problems))
+    compiled.keep(cache.cache_directory() / "xla")
+    parts, model = pathlib.Path(FLAGS.parts), bundle.read(pathlib.Path(FLAGS.model), FLAGS.encoder)
+    state = _Inspection(model, verdicts.limits(model, FLAGS.false_alarms), pathlib.Path(FLAGS.output_dir))
+    dataset_flags.take(model.ready.settings, "model")
+    problems = Problems()
+    state.look(_find(parts, problems), problems)
     while FLAGS.watch:
         for text in problems.found:
             print(f"error: {text}")
         problems = Problems()
         time.sleep(FLAGS.watch_seconds)
         # A file without its partner may still be on its way, and one that could not be read may have been.
-        fresh = [of for of in _find(parts, Problems()) if of.id not in found and _changed(of, tried.get(of.id))]
+        fresh = list(filter(state.is_fresh, _find(parts, Problems())))
         if fresh:
-            look(fresh)
-    if not found and not problems.found:
+            state.look(fresh, problems)
+    if not state.found and not problems.found:
         raise InputError(f"{parts}: no part in it; put images into rgb/ and their scans beside it")
-    if found:
-        print(f"\n{output / 'report.html'} shows them, {output / 'results.csv'} lists them.")
+    if state.found:
+        print(f"\n{state.output / 'report.html'} shows them, {state.output / 'results.csv'} lists them.")
     problems.check()
-    return 2 if any(one.verdict == "defective" for one, _ in found.values()) else 0
-
-
-def _forget_pictures(found: dict[str, tuple[Verdict, Shown | None]]) -> None:
-    """Keeps the pictures of those parts alone that the page will show, the highest scores."""
-    shown = sorted((one for one, picture in found.values() if picture), key=lambda one: -one.score)
-    found.update({one.part: (one, None) for one in shown[inspection.PICTURES :]})
-
-
-def _changed(record: Record, before: tuple | None) -> bool:
-    """Whether the files of a part are others than before, and there."""
-    try:
-        return _state(record) != before
-    except InputError:
-        return False
+    return 2 if any(one.verdict == "defective" for one, _ in state.found.values()) else 0
 
 
 def _state(record: Record) -> tuple[tuple[int, int], ...]:
