@@ -39,7 +39,6 @@ _DEBUG = flags.DEFINE_bool(
 )
 
 _PAGE = "compare.html"
-_REFUSALS = (InputError, FloatingPointError)
 _KINDS = ("combination", "geometry", "colour", "both")
 
 
@@ -166,7 +165,8 @@ def _run() -> None:
 
 def main(arguments: list[str]) -> None:
     """Runs the comparison; exits with status 1 and one sentence if something is wrong with what the user gave."""
-    console.run(_run, arguments, places="--output_dir, --data_dir and PIRN_CACHE", refusals=_REFUSALS)
+    refusals = InputError, FloatingPointError
+    console.run(_run, arguments, places="--output_dir, --data_dir and PIRN_CACHE", refusals=refusals)
 
 
 if __name__ == "__main__":

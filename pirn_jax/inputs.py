@@ -180,13 +180,13 @@ def network_input(rgb: np.ndarray, seen: Geometry, size: int) -> Prepared:
     return Prepared(images, _fitted(square(region), (size, size)), seen.note)
 
 
-def require(normals: str, foreground: str) -> None:
+def require(preparation: Preparation) -> None:
     """Checks that Open3D is there if samples are prepared by it.
 
     Raises:
       InputError: saying what to install, if it cannot be imported.
     """
-    if "open3d" in (normals, foreground):
+    if "open3d" in (preparation.normals, preparation.foreground):
         try:
             normals_open3d.require()
         except ImportError as error:

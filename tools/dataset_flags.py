@@ -50,12 +50,11 @@ def preparation() -> Preparation:
     Raises:
       InputError: if a flag has an impossible value, or asks for Open3D where that is not installed.
     """
-    inputs.require(FLAGS.normals, FLAGS.foreground)
     known = datasets.find(FLAGS.dataset)
     tolerance = known.plane_tolerance if FLAGS.plane_tolerance is None else FLAGS.plane_tolerance
     reach = known.cluster_reach if FLAGS.cluster_reach is None else FLAGS.cluster_reach
     try:
-        return Preparation(
+        found = Preparation(
             FLAGS.input_size,
             FLAGS.geometry,
             FLAGS.normals,
@@ -66,6 +65,8 @@ def preparation() -> Preparation:
         )
     except ValueError as error:
         raise InputError(str(error)) from error
+    inputs.require(found)
+    return found
 
 
 def take(settings: Mapping[str, Any], owner: str) -> None:

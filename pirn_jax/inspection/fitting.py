@@ -76,7 +76,7 @@ def fit(spec: Spec, placed: Placed, sizes: Sequence[tuple[int, int]], members: i
       members: of the ensemble, differing in their seed.
       stage: shows progress.
     """
-    method, count = spec.build(), len(sizes)
+    method, maps, count = spec.build(), spec.maps, len(sizes)
     pairs = folds(count)
     params, scales = _ensemble(spec, method, placed, np.arange(count), members, stage)
     values: list[list[np.ndarray]] = [[] for _ in sizes]
@@ -86,12 +86,12 @@ def fit(spec: Spec, placed: Placed, sizes: Sequence[tuple[int, int]], members: i
         for _, distances, scaled, parts in _trained(spec, method, placed, _Runs(runs, chosen, left), "left-out", stage):
             for of_run, scale, some in zip(distances, scaled, parts, strict=True):
                 for one, part in zip(of_run, some, strict=True):
-                    values[part].append(scoring.fuse(one, scale, spec.fusion, spec.maps.judges))
+                    values[part].append(scoring.fuse(one, scale, maps.fusion, maps.judges))
     scores, highest = [], []
     for of_part, size in zip(values, sizes, strict=True):
         if of_part:
             # The mean of maps is the map of the mean.
-            map_ = spec.maps.upsample(np.mean(of_part, axis=0), size)
+            map_ = maps.upsample(np.mean(of_part, axis=0), size)
             scores.append(float(scoring.image_score(map_, spec.metrics.top_share)))
             highest.append(float(map_.max()))
     return Fitted(params, scales, np.array(scores), np.array(highest))
@@ -115,7 +115,7 @@ def _trained(
     programs = compile_programs(method)
     support = scoring.compile_support_program(method)
     judge = scoring.compile_support_program(method._replace(forget=base.forget_nothing))
-    count, views = len(given.runs), len(spec.views)
+    count, views, maps = len(given.runs), len(spec.views), spec.maps
     parts = views * given.chosen.shape[1]
     size = sizes.runs_at_once(count, lambda some: sizes.bytes_needed(programs, some, placed.whole, parts, spec.recipe))
     with stage(f"models of {title} parts", count) as advance:
@@ -134,6 +134,6 @@ def _trained(
             judged = distances(judge, left)
             scales = np.ones((size, len(method.maps)), np.float32)
             if spec.fusion != "sum":
-                scales = np.stack([scoring.calibrate(of_run, spec.maps) for of_run in distances(support, chosen)])
+                scales = np.stack([scoring.calibrate(of_run, maps) for of_run in distances(support, chosen)])
             advance(kept)
             yield trained, judged[:kept], scales[:kept], given.left[index][:kept]

@@ -158,7 +158,7 @@ def difference(model: Bundle, content: bytes, run: str) -> tuple[float, float]:
             raise InputError(f"the program does not run ({reason}); nothing was written")
         with np.load(files[2]) as found:
             good = np.median(model.good.scores) if len(model.good.scores) else 0.0
-            unit = np.maximum(np.maximum(expected.scores, good), 1e-12)
+            unit = np.maximum(expected.scores, max(good, 1e-12))
             maps = np.abs(found["maps"] - expected.maps).max((1, 2)) / unit
             return float(maps.max()), float((np.abs(found["scores"] - expected.scores) / unit).max())
 
@@ -197,7 +197,7 @@ def _export() -> None:
     output, form = pathlib.Path(FLAGS.output), FORMATS[FLAGS.format]
     model = bundle.read(pathlib.Path(FLAGS.model), FLAGS.encoder)
     if model.samples:
-        inputs.require(model.ready.spec.preparation.normals, model.ready.spec.preparation.foreground)
+        inputs.require(model.ready.spec.preparation)
     with console.stage("export", 2) as advance:
         try:
             content = form.write(model)

@@ -66,7 +66,8 @@ def _apply_preset() -> None:
     method_flags.apply_preset()
 
 
-def _find(parts: pathlib.Path) -> list[Record]:
+def _find(parts: pathlib.Path) -> tuple[list[Record], tuple[int, int]]:
+    """The good parts, and height and width that all of their images have."""
     problems = Problems()
     records = folder.read_new(parts, dataset_flags.options(), problems)
     if problems.found:
@@ -83,7 +84,7 @@ def _find(parts: pathlib.Path) -> list[Record]:
     if other:
         shown = [f"{name} has {sizes[name][1]}x{sizes[name][0]} pixels" for name in (first, other)]
         raise InputError(f"{parts}: {' and '.join(shown)}; one model is of one camera, so fit one for each")
-    return records
+    return records, sizes[first]
 
 
 def _sheet(records: list[Record]) -> bytes:
@@ -113,7 +114,7 @@ def _fit() -> None:
     except ValueError as error:
         raise InputError(f"--false_alarms: {error}") from error
     members = FLAGS.seeds or (1 if method_flags.preset().recipe is None else 3)
-    records = _find(parts)
+    records, size = _find(parts)
     spec, problems = _spec(len(records), members), Problems()
     names = inputs.identify(records, spec.preparation, problems)
     problems.check()
@@ -121,9 +122,8 @@ def _fit() -> None:
     with console.stage("normals and features", len(viewed)) as advance, Stopwatch() as watch:
         given = viewed, [name for name in names for _ in spec.views], spec.encoder, spec.grid, spec.preparation, home
         found = features.extract(*given, watch, advance)
-    sizes = [record.source.size() for record in records]
-    fitted = fitting.fit(spec, place_all(spec, found), sizes, members, console.stage)
-    good = bundle.Good([record.id for record in records], fitted.scores, fitted.highest, sizes[0])
+    fitted = fitting.fit(spec, place_all(spec, found), [size] * len(records), members, console.stage)
+    good = bundle.Good([record.id for record in records], fitted.scores, fitted.highest, size)
     told = {"false_alarms": FLAGS.false_alarms, "members": members, "scan_unit": samples.unit(records)}
     settings = describe(spec, [parts.resolve().name], names) | told
     few = samples.take(records[: FLAGS.samples], settings["scan_unit"])

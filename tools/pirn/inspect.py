@@ -87,7 +87,7 @@ class _Inspection:
             _print(self._ranked(), self._told())
 
     def is_fresh(self, record: Record) -> bool:
-        """Whether a part has no verdict yet, and its files are there and others than when they were last read."""
+        """True for a part without a verdict whose files are there and others than when they were last read."""
         try:
             return record.id not in self.found and _state(record) != self.tried.get(record.id)
         except InputError:

@@ -45,7 +45,7 @@ def _run() -> None:
     compiled.keep(cache.cache_directory() / "xla")
     path = pathlib.Path(FLAGS.model)
     model = bundle.read(path, FLAGS.encoder)
-    inputs.require(model.ready.spec.preparation.normals, model.ready.spec.preparation.foreground)
+    inputs.require(model.ready.spec.preparation)
     limit = verdicts.limits(model, FLAGS.false_alarms)
     with console.stage("compiling", 1) as advance:
         side = model.ready.spec.preparation.size

@@ -1,4 +1,4 @@
-"""What a model is and promises, in a few lines."""
+"""Description of a model in a few lines."""
 
 import pathlib
 from typing import Any
