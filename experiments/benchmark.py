@@ -128,7 +128,11 @@ def main(arguments: list[str]) -> None:
     """Runs the suites and writes what they found."""
     del arguments
     if _MARKDOWN.value:
-        print(markdown(json.loads(pathlib.Path(_MARKDOWN.value).read_text("utf-8"))))
+        try:
+            content = json.loads(pathlib.Path(_MARKDOWN.value).read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            sys.exit(f"error: --markdown={_MARKDOWN.value} cannot be read ({error}); give a benchmark.json")
+        print(markdown(content))
         return
     # Libraries tell of every step of a checkpoint.
     logging.set_verbosity(logging.WARNING)
@@ -145,7 +149,7 @@ def main(arguments: list[str]) -> None:
             print(f"{name} {case}: {_row(values)}", flush=True)
         if name in _PLOTS:
             atomic.write_text(output / f"{name}.svg", _PLOTS[name](found[name]))
-    storage.write_json(output / "benchmark.json", {"machine": machine(), "suites": found})
+        storage.write_json(output / "benchmark.json", {"machine": machine(), "suites": found})
 
 
 if __name__ == "__main__":

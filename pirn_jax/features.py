@@ -29,7 +29,7 @@ BACKGROUNDS = ("ignore", "keep")
 _LOADED_AT_ONCE = 4
 """Samples read and prepared side by side: more would take memory rather than less time."""
 
-_CACHE_VERSION = "6"
+_CACHE_VERSION = "7"
 """Part of every cache key; changes whenever the same inputs and encoder would give other features."""
 
 

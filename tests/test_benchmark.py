@@ -113,6 +113,11 @@ def test_the_command_writes_numbers_with_the_machine_and_the_plot(tmp_path, monk
     assert "| shots, 200 | 0.03 | 6 | 200 | 200 |" in printed
 
 
+def test_a_file_of_tables_that_is_not_there_is_a_sentence(tmp_path):
+    with flagsaver.flagsaver(markdown=str(tmp_path / "none.json")), pytest.raises(SystemExit, match="cannot be read"):
+        benchmark.main([])
+
+
 def test_tables_leave_out_what_a_case_lacks():
     facts = {"versions": {"device": "cpu", "jax": "1"}, "cpu": "x", "cores": 2, "date": "d", "command": "c"}
     suites = {"s": {"a": {"ours": 0.01234, "peak": 1234.5}, "b": {"ours": 2.0, "ratio": 3.0}}}

@@ -119,9 +119,15 @@ class Attention(nn.Module):
         """Returns attended tokens."""
         tokens, width = x.shape
         qkv = nn.Dense(3 * width, name="qkv")(x).reshape(tokens, 3, self.heads, width // self.heads)
-        query, key, value = jnp.moveaxis(qkv, 1, 0)
-        mixed = jax.nn.dot_product_attention(query, key, value)
-        return nn.Dense(width, name="out")(mixed.reshape(tokens, width))
+        # Heads first: jax.nn.dot_product_attention takes a quarter longer on a CPU, of several images twice as long.
+        query, key, value = jnp.moveaxis(qkv, (1, 2), (0, 1))
+        weights = jax.nn.softmax(jnp.einsum("htd,hsd->hts", query * query.shape[-1] ** -0.5, key))
+        return nn.Dense(width, name="out")(jnp.moveaxis(weights @ value, 0, 1).reshape(tokens, width))
+
+
+def gelu(x: Array) -> Array:
+    """Gaussian error linear unit, by erf as PyTorch has it: jax.nn.gelu's erfc takes twice as long on a CPU."""
+    return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 
 class Block(nn.Module):
@@ -151,7 +157,7 @@ class Block(nn.Module):
             gate, value = jnp.split(nn.Dense(2 * config.inner, name="expand")(x), 2, axis=-1)
             hidden = jax.nn.silu(gate) * value
         else:
-            hidden = jax.nn.gelu(nn.Dense(config.inner, name="expand")(x), approximate=False)
+            hidden = gelu(nn.Dense(config.inner, name="expand")(x))
         return nn.Dense(config.width, name="shrink")(hidden)
 
 
