@@ -157,7 +157,7 @@ def _run() -> None:
     storage.write_json(output / "compare.json", {"columns": columns, "rows": overview})
     comparison.write_page(output / _PAGE, found, columns, overview, _parts(specs, scored, splits))
     for title, rows in overview.items():
-        print(f"\n{title}, {_SEEDS.value} seeds\n{'':34s}" + " ".join(f"{name:>24s}" for name in columns))
+        print(f"\n{title}, {tables.seeds_label(_SEEDS.value)}\n{'':34s}" + " ".join(f"{name:>24s}" for name in columns))
         for name, cells in rows:
             print(f"{name:34s}" + " ".join(f"{cell:>24s}" for cell in cells))
     print(f"\n{output / _PAGE} shows it.")

@@ -16,7 +16,7 @@ from experiments.departures import DEPARTURES, effect
 from experiments.paper.studies import Setting, changed, run_all
 from pirn_jax import cache
 from pirn_jax.encoders import pretrained
-from pirn_jax.report import sheet
+from pirn_jax.report import sheet, tables
 from pirn_jax.training import compiled
 from tools import console
 
@@ -47,7 +47,7 @@ def _run() -> None:
         rows.append([departure.name, departure.ours, departure.other, *numbers])
     header = ["", "ours", "other", "mean |d' - d|", "of mean d", "rank correlation", "image AUROC"]
     where = f"{_ENCODER.value}, grid {_GRID.value}"
-    title = f"{', '.join(_CATEGORIES.value)}, {_SHOTS.value} shots, {_SEEDS.value} seeds, {where}"
+    title = f"{', '.join(_CATEGORIES.value)}, {_SHOTS.value} shots, {tables.seeds_label(_SEEDS.value)}, {where}"
     section = sheet.Section("fidelity", "Departures from the paper", [sheet.Grid(title, header, rows)])
     print(sheet.text(section))
 

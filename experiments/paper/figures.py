@@ -15,6 +15,7 @@ from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Record, Splits
 from pirn_jax.report import plots
 from pirn_jax.report.sheet import Grid, Plot, Section
+from pirn_jax.report.tables import seeds_label
 from pirn_jax.study import groups
 
 FIGURES = (1, 3, 4, 5, 6, 7, 8)
@@ -179,7 +180,7 @@ def _third(asked: Asked) -> Section:
     plots.histograms(asked.setting.output / f"{asked.name}-right", found, "image score, 0 to 1 in each category")
     header = ["", "mean, normal", "mean, anomalous", "overlap of the histograms"]
     grid = Grid(
-        f"Right: image scores, {asked.shots[0]} shots, all categories, {asked.setting.seeds} seeds", header, rows
+        f"Right: image scores, {asked.shots[0]} shots, all categories, {seeds_label(asked.setting.seeds)}", header, rows
     )
     left = pictures.compare(asked, done)
     right = Plot(f"{asked.name}-right", "Image scores of normal and anomalous test parts")

@@ -7,7 +7,7 @@ from experiments.paper import published
 from experiments.paper.published import MVTEC, TITLES, Values
 from experiments.paper.studies import ALL, Done, Setting, Study, changed, run_all
 from pirn_jax.report.sheet import Grid, Section
-from pirn_jax.report.tables import METRICS, UNDEFINED, score_text, summarize
+from pirn_jax.report.tables import METRICS, UNDEFINED, score_text, seeds_label, summarize
 
 COLUMNS = ("AUROC_I", "AUROC_P", "AUPRO")
 TABLES = (1, 2, 3, 4, 5, 6, 9, 10, 11)
@@ -158,7 +158,7 @@ def _means(
     groups = [*(f"{title(of)} (paper)" for of in told), f"{title(dataset)} (ours)", *["ours - paper"] * same]
     spans = [(group, len(COLUMNS)) for group in groups]
     header = ["", *COLUMNS * len(groups)]
-    several = "1 seed" if setting.seeds == 1 else f"{setting.seeds} seeds, mean ± deviation over seeds"
+    several = seeds_label(setting.seeds) + ", mean ± deviation over seeds" * (setting.seeds > 1)
     grid = Grid(several, header, rows, spans)
     return Made(Section(f"table-{number}", f"Table {number}: {heading}", [grid], notes=[*notes, *missing]), numbers)
 
@@ -278,7 +278,9 @@ def _categories(
             for column, value in told.items()
         ]
         if rows:
-            grids.append(Grid(f"{block.title}, {title(dataset)} (ours), {setting.seeds} seeds", ["", *mine], rows))
+            grids.append(
+                Grid(f"{block.title}, {title(dataset)} (ours), {seeds_label(setting.seeds)}", ["", *mine], rows)
+            )
     missing = [f"{name} was not run: {done[of]}" for name, of in studies.items() if isinstance(done[of], str)]
     if not same:
         notes = [*notes, f"ours are of {title(dataset)}, the paper's of {title(of)}: not the same parts"]

@@ -85,8 +85,7 @@ def _extremes(shots: list[str]) -> list[str]:
 
 
 def _seeds(results: dict[str, Any]) -> str:
-    most = max((tables.seed_count(categories) for categories in results["results"].values()), default=0)
-    return "1 seed" if most == 1 else f"{most} seeds"
+    return tables.seeds_label(max(map(tables.seed_count, results["results"].values()), default=0))
 
 
 def _summary(results: dict[str, Any], shots: str) -> str:
@@ -97,7 +96,7 @@ def _summary(results: dict[str, Any], shots: str) -> str:
         count=shots,
         plural="" if shots == "1" else "s",
         categories="1 category" if len(categories) == 1 else f"{len(categories)} categories",
-        seeds="1 seed" if seeds == 1 else f"{seeds} seeds",
+        seeds=tables.seeds_label(seeds),
         values=", ".join(told[:-1]) + " and " * (len(told) > 1) + (told[-1] if told else "undefined"),
     )
 

@@ -58,6 +58,11 @@ def shots_label(shots: str) -> str:
     return f"{shots} shot" if shots == "1" else f"{shots} shots"
 
 
+def seeds_label(seeds: int) -> str:
+    """`1 seed`, `10 seeds`."""
+    return f"{seeds} seed" if seeds == 1 else f"{seeds} seeds"
+
+
 def seed_count(categories: dict[str, Any]) -> int:
     """The largest number of seeds among the categories of one number of shots."""
     return max((len(values) for metrics in categories.values() for values in metrics.values()), default=0)
@@ -149,7 +154,7 @@ def format_table(results: dict[str, Any]) -> str:
 def _block(results: dict[str, Any], shots: str) -> str:
     rows = [(_printable(name), cells) for name, cells in category_rows(results, shots)]
     seeds = seed_count(results["results"][shots])
-    heading = f"{shots_label(shots)}, {seeds} seed{'s' * (seeds != 1)}"
+    heading = f"{shots_label(shots)}, {seeds_label(seeds)}"
     widest = max(_columns(name) for name in [heading, "mean", *(name for name, _ in rows)])
     width = min(widest, TERMINAL_WIDTH - _CELL_WIDTH * len(METRICS))
     lines = [_line(name, cells, width) for name, cells in rows]
