@@ -254,13 +254,19 @@ def _run(schedule: Schedule, programs: _Programs, group: Group) -> FinishedGroup
 def _evaluate_untrained(
     schedule: Schedule, programs: _Programs, group: Group, data: StudyData
 ) -> dict[int, float | None]:
-    """Image AUROC before a long training of the group's first run, by its index; one is enough to watch, and cheap."""
-    spec, support = schedule.spec, schedule.spec.support(group.runs[0].shots)
-    parts = len(data.drawn.episodes[group.runs[0]])
-    if spec.recipe is None or count_steps(parts, spec.recipe.epochs, spec.recipe.batch_size) < _WATCHED_STEPS:
+    """Image AUROC before a long training of the first runs of a number of shots, by index; else nothing.
+
+    They are as many as one call of the programs takes, which then compiles nothing of its own.
+    """
+    spec, shots, episodes = schedule.spec, group.runs[0].shots, data.drawn.episodes
+    first, support = next(run for run in episodes if run.shots == shots), spec.support(shots)
+    if spec.recipe is None or group.runs[0] != first:
         return {}
-    runs = group.runs[:1]
-    before = group._replace(runs=runs, size=1)
+    if count_steps(len(episodes[first]), spec.recipe.epochs, spec.recipe.batch_size) < _WATCHED_STEPS:
+        return {}
+    size = parallel.shares(group.size)[0].stop
+    runs = group.runs[:size]
+    before = group._replace(runs=runs, size=size)
     with schedule.stage(f"detection untrained {group.title}", 1) as advance:
         recipe = dataclasses.replace(spec.recipe, epochs=0)
         trained, _ = train_group(before, data, programs.train, recipe, hidden, support=support)
@@ -268,4 +274,4 @@ def _evaluate_untrained(
         distances, scales = data.unpad(runs, scored.distances), list(scored.scales)
         found = evaluate_group(runs, group.title, distances, scales, data, spec.maps, spec.metrics, hidden)
         advance(1)
-    return {0: found[0]["all"]["values"]["image_auroc"]}
+    return {i: of_run["all"]["values"]["image_auroc"] for i, of_run in enumerate(found)}

@@ -8,7 +8,7 @@ import numpy as np
 from pirn_jax.training.episodes import Run, Shots
 
 UNTRAINED = "untrained_image_auroc"
-"""Image AUROC of the same run before its training; known of the first run of each group."""
+"""Image AUROC of the same run before its training; known of the first runs of each number of shots."""
 
 TRAINED = "trained_image_auroc"
 
