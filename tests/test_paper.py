@@ -278,7 +278,7 @@ def test_tables_and_figures_from_command_to_page(tmp_path):
     with (tmp_path / "out" / "table-4.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 12
-    results = json.loads((tmp_path / "out" / "pirn-2shots" / "results.json").read_text())
+    results = json.loads((tmp_path / "out" / "pirn-2shots-1seeds" / "results.json").read_text())
     assert float(rows[-3]["ours"]) == pytest.approx(results["mean"]["2"]["image_auroc"]["mean"])
     for name in ("figure-4", "figure-6"):
         assert (tmp_path / "out" / f"{name}.svg").stat().st_size > 3000

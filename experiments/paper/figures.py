@@ -8,7 +8,7 @@ import numpy as np
 from experiments.paper import displacement, pictures, published
 from experiments.paper.pictures import Chosen
 from experiments.paper.studies import ALL, Done, Setting, Study, changed, run_all
-from experiments.paper.tables import OURS, title
+from experiments.paper.tables import OURS, summaries, title
 from experiments.paper.tokens import follow
 from pirn_jax import scoring
 from pirn_jax.data.problems import InputError
@@ -112,25 +112,18 @@ def _first(asked: Asked) -> Section:
     for method in OURS:
         found = [done[studies[method, shots]] for shots in (*asked.shots, ALL)]
         notes += [f"{method} was not run: {of}" for of in found if isinstance(of, str)]
-        means = [_mean(of) for of in found]
+        means = [(None, None) if isinstance(of, str) else summaries(of.content)[0] for of in found]
         values, errors = [mean for mean, _ in means], [error for _, error in means]
         series.append(plots.Series(f"{method} (ours, {title(asked.dataset)})", values, errors, False))
         rows.append([series[-1].name, *map(_text, values)])
     if reference != asked.dataset:
         notes.append(f"ours are of {title(asked.dataset)}, the paper's of {title(reference)}: not the same parts")
     plots.lines(asked.setting.output / f"{asked.name}-left", places, series, "image AUROC", "good parts to learn from")
-    grid = Grid("Left: image AUROC", ["", *places], rows)
+    grid = Grid(f"Left: image AUROC, {seeds_label(asked.setting.seeds)}", ["", *places], rows)
     use, right = _codebooks(asked)
     left = Plot(f"{asked.name}-left", "Image AUROC over the number of good parts; published points dashed and hollow")
     heading = "Figure 1: few shots, and prototypes under two assignments"
     return Section(asked.name, heading, [grid, use], [left, right], list(dict.fromkeys(notes)))
-
-
-def _mean(done: Done | str) -> tuple[float | None, float | None]:
-    if isinstance(done, str):
-        return None, None
-    (means,) = done.content["mean"].values()
-    return means["image_auroc"]["mean"], means["image_auroc"]["std"]
 
 
 def _text(value: float | None) -> str:
@@ -219,15 +212,20 @@ def _fourth(asked: Asked) -> Section:
             normal, anomalous = (float(traced.lengths[:, m][of].mean()) for of in (traced.normal, traced.anomalous))
             larger = anomalous / normal - 1
             ratios.append(larger)
-            rows.append([f"{category}, {modality}", f"{normal:.2f}", f"{anomalous:.2f}", f"{larger:+.0%}"])
+            rows.append([f"{category}, {modality}", f"{normal:.2f}", f"{anomalous:.2f}", _percent(larger)])
             if len(found) < 4:
                 chosen = [of.place for of in asked.samples if of.category == category]
                 found.append(displacement.moves(traced, m, f"{category}, {modality}", chosen))
     plots.moves(asked.setting.output / asked.name, found)
     low, high = published.DISPLACEMENT
-    rows.append(["mean", "", "", f"{np.mean(ratios):+.0%}"])
+    rows.append(["mean", "", "", _percent(float(np.mean(ratios)))])
     rows.append(["paper, MVTec 3D-AD", "", "", f"+{low:.0%} to +{high:.0%}"])
     header = ["", "normal tokens", "anomalous tokens", "anomalous larger by"]
     grid = Grid(f"Mean displacement of tokens, {asked.shots[0]} shots, seed 0", header, rows)
     plot = Plot(asked.name, "Tokens before and after reconstruction in the plane of two principal components")
     return Section(asked.name, "Figure 4: displacement of tokens", [grid], [plot])
+
+
+def _percent(share: float) -> str:
+    """With its sign; a hair below zero is +0 %."""
+    return f"{round(share, 2) + 0.0:+.0%}"

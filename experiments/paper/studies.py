@@ -36,7 +36,7 @@ class Study(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of its folder."""
+        """Name of its folder, but for the number of seeds."""
         parts = [self.method, f"{self.shots}shots", *(f"{name}={value}" for name, value in self.changes)]
         return "-".join([*parts, *filter(None, [self.encoder])])
 
@@ -132,7 +132,7 @@ def run_all(studies: Iterable[Study], setting: Setting) -> dict[Study, Done | st
         except ValueError as error:
             found[study] = str(error)
     for group in together.values():
-        places = {setting.output / study.name: spec for study, spec in group.items()}
+        places = {setting.output / f"{study.name}-{setting.seeds}seeds": spec for study, spec in group.items()}
         finished = run.run_all(places, setting.splits, setting.stage)
         for (study, spec), directory, (content, groups) in zip(group.items(), places, finished, strict=True):
             storage.write_json(directory / results.RESULTS, content)

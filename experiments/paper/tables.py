@@ -143,7 +143,7 @@ def _means(
     rows, numbers, missing = [], [], []
     for line in lines:
         found = done.get(line.study) if line.study else None
-        ours = _summaries(found.content) if isinstance(found, Done) else [(None, None)] * len(COLUMNS)
+        ours = summaries(found.content) if isinstance(found, Done) else [(None, None)] * len(COLUMNS)
         paper = {of: line.published.get(of, (None,) * len(COLUMNS)) for of in told}
         apart = [_apart(mine[0], theirs) for mine, theirs in zip(ours, paper.get(dataset, ()), strict=False)]
         cells = [score_text(value, None) for of in told for value in paper[of]]
@@ -163,7 +163,8 @@ def _means(
     return Made(Section(f"table-{number}", f"Table {number}: {heading}", [grid], notes=[*notes, *missing]), numbers)
 
 
-def _summaries(content: Mapping[str, Any]) -> list[tuple[float | None, float | None]]:
+def summaries(content: Mapping[str, Any]) -> list[tuple[float | None, float | None]]:
+    """Mean of each of `METRICS` over categories, and its deviation over seeds; image AUROC is the first."""
     (means,) = content["mean"].values()
     return [_mean(means[metric], content) for metric in METRICS]
 
