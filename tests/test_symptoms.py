@@ -1,9 +1,14 @@
 """Symptoms of trainings: which are told, and what each training came to."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 
-from pirn_jax.study import symptoms
+from pirn_jax.methods.base import Recipe
+from pirn_jax.study import groups, symptoms
+from pirn_jax.study.data import StudyData
+from pirn_jax.study.train_group import Group
 from pirn_jax.training.episodes import Run
 
 HISTORY = {
@@ -54,3 +59,13 @@ def test_numbers_of_shots_are_told_apart():
     ill = WELL | {"gate_rgb": 0.0}
     found = symptoms.notes({Run("knob", 5, 0): ill, Run("knob", 10, 0): ill})
     assert [note.partition(",")[0] for note in found] == ["5 shots", "10 shots"]
+
+
+def test_detection_is_watched_in_the_first_group_of_a_number_of_shots_alone():
+    runs = [Run("knob", 2, seed) for seed in range(4)]
+    schedule, programs, data = (mock.MagicMock(spec=of) for of in (groups.Schedule, groups._Programs, StudyData))
+    schedule.spec, data.drawn = mock.Mock(recipe=Recipe(epochs=80)), mock.Mock(episodes=dict.fromkeys(runs, range(2)))
+    schedule.stage = mock.Mock(side_effect=InterruptedError)
+    assert groups._evaluate_untrained(schedule, programs, Group("2-001", runs[2:], 2, ""), data) == {}
+    with pytest.raises(InterruptedError):
+        groups._evaluate_untrained(schedule, programs, Group("2-000", runs[:2], 2, ""), data)

@@ -145,7 +145,7 @@ def _each_channel(
     x: Float[Array, "h w c"], kernel: Float[Array, "k k c"], stride: int
 ) -> Float[Array, "h_out w_out c"]:
     """A depthwise convolution with TensorFlow's padding."""
-    side, *pads = kernel.shape[0], *jax.lax.padtype_to_pads(x.shape[:2], kernel.shape[:2], (stride, stride), "SAME")
+    side, pads = len(kernel), jax.lax.padtype_to_pads(x.shape[:2], kernel.shape[:2], (stride, stride), "SAME")
     x = jnp.pad(x, (*pads, (0, 0)))
     rows, columns = ((length - side) // stride * stride + 1 for length in x.shape[:2])
     found = jnp.zeros((), x.dtype)
