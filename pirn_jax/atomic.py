@@ -40,6 +40,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+def obstacle(directory: pathlib.Path) -> pathlib.Path | None:
+    """What keeps files from being written into a directory, which may not exist yet; None where nothing does."""
+    existing = next(path for path in (directory, *directory.absolute().parents) if os.path.exists(path))
+    return None if existing.is_dir() and os.access(existing, os.W_OK) else existing
+
+
 def sweep(place: pathlib.Path) -> None:
     """Deletes the temporary files that killed writers left anywhere below a folder, a day ago or longer."""
     # Unlike `rglob` this passes over folders that another process removes meanwhile.
@@ -59,7 +65,7 @@ def load_arrays(path: pathlib.Path, without: Collection[str] = ()) -> dict[str, 
             return {name: arrays[name] for name in arrays.files if name not in without}
     except (OSError, EOFError, ValueError, TypeError, LookupError, RuntimeError, AttributeError, MemoryError):
         return None
-    except (SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error):
+    except (SyntaxError, ArithmeticError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error):
         return None
 
 

@@ -12,19 +12,27 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Array, Bool, Float, UInt8
 
-from pirn_jax import atomic, inputs, threads
+from pirn_jax import atomic, cache, inputs, threads
+from pirn_jax.cache import Prepared
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
 from pirn_jax.data.views import ORIGINAL, View
 from pirn_jax.encoders import chroma, efficientnet, filter_bank, fpfh, joint, vit
 from pirn_jax.encoders.pretrained import Encoder
-from pirn_jax.inputs import Preparation, Prepared
+from pirn_jax.inputs import Preparation
 from pirn_jax.stopwatch import Stopwatch
 
 BATCH = 8
 """Samples encoded at a time, each with both modalities; short batches are padded, so that one program serves all."""
 
 BACKGROUNDS = ("ignore", "keep")
+
+_DESCRIPTORS = {
+    filter_bank.FilterBankConfig: filter_bank.describe,
+    chroma.ChromaConfig: chroma.describe,
+    fpfh.FpfhConfig: fpfh.describe,
+}
+"""Encoders that learn nothing, by their configs."""
 
 _LOADED_AT_ONCE = 4
 """Samples read and prepared side by side: more would take memory rather than less time."""
@@ -75,12 +83,8 @@ def _encode_one(config: Any, groups: joint.Groups, params: Any, image: Array, gr
     if isinstance(config, efficientnet.EfficientNetConfig):
         outputs = efficientnet.encode(config, params, image)
         return jnp.concatenate([_on_grid(x[None], grid) for x in outputs], axis=-1)
-    if isinstance(config, filter_bank.FilterBankConfig):
-        tokens = filter_bank.describe(image / jnp.float32(255), config.patch)[None]
-    elif isinstance(config, chroma.ChromaConfig):
-        tokens = chroma.describe(image / jnp.float32(255), config.patch)[None]
-    elif isinstance(config, fpfh.FpfhConfig):
-        tokens = fpfh.describe(image / jnp.float32(255), config.patch)[None]
+    if type(config) in _DESCRIPTORS:
+        tokens = _DESCRIPTORS[type(config)](image / jnp.float32(255), config.patch)[None]
     else:
         model = vit.ViT(config, tuple(sorted({number for group in groups for number in group})), groups)
         tokens = model.apply(params, vit.normalise(image, config))
@@ -126,7 +130,7 @@ def extract(
     encoder: Encoder,
     grid: int,
     preparation: Preparation,
-    cache: pathlib.Path,
+    home: pathlib.Path,
     watch: Stopwatch,
     progress: Callable[[int], None] = lambda done: None,
     wanted: Collection[int] | None = None,
@@ -139,7 +143,7 @@ def extract(
       encoder: frozen encoder.
       grid: patches along a side.
       preparation: how samples become the encoder's input; its size is a multiple of the encoder's patch and the grid.
-      cache: directory of the cache; it may be deleted between runs and shared by processes.
+      home: directory of the cache; it may be deleted between runs and shared by processes.
       watch: counts `normals_s`, reading included, and `features_s`.
       progress: told how many more samples are done.
       wanted: places of the samples whose features are returned, None for all; the others' are put into the cache alone.
@@ -148,42 +152,35 @@ def extract(
       InputError: naming every sample that cannot be used, once all have been tried.
     """
     paths = [
-        inputs.cached_path(cache, "features", identify(name, encoder, grid, record.view))
+        cache.path(home, "features", identify(name, encoder, grid, record.view))
         for record, name in zip(records, names, strict=True)
     ]
     wanted = range(len(records)) if wanted is None else frozenset(wanted)
     with watch.stage("features_s"):
-        found = [inputs.load_cached(path, i in wanted) for i, path in enumerate(paths)]
+        found = [cache.load(path, i in wanted) for i, path in enumerate(paths)]
     missing = [i for i, features in enumerate(found) if features is None]
     progress(len(records) - len(missing))
     for kind in ("inputs", "features") if missing else ():
-        atomic.sweep(cache / kind)
+        atomic.sweep(home / kind)
     problems = Problems()
 
-    def load(i: int) -> Prepared | InputError:
+    def prepared(i: int) -> Prepared | InputError:
         try:
-            found, view = inputs.load(records[i], names[i], preparation, cache), records[i].view
-            return found if view == ORIGINAL else inputs.seen(found, view, preparation.geometry)
+            return _prepared(records[i], names[i], preparation, home)
         except InputError as error:
             return error
 
-    size = preparation.size
     for start in range(0, len(missing), BATCH):
         batch = missing[start : start + BATCH]
-        seen = [Prepared(np.zeros((2, size, size, 3), np.uint8), np.zeros((size, size), bool), "")] * BATCH
         with watch.stage("normals_s"):
-            for row, sample in enumerate(threads.each(load, batch, at_once=_LOADED_AT_ONCE)):
-                if isinstance(sample, InputError):
-                    problems.add(str(sample))
-                else:
-                    seen[row] = sample
+            seen = threads.each(prepared, batch, at_once=_LOADED_AT_ONCE)
+        ready = [one for one in seen if isinstance(one, Prepared)]
+        for refused in (one for one in seen if isinstance(one, InputError)):
+            problems.add(str(refused))
         if not problems.found:
             with watch.stage("features_s"):
-                values = encode(encoder, grid, np.stack([sample.values for sample in seen]))
-                for row, i in enumerate(batch):
-                    mask = patch_mask(seen[row].mask, grid)
-                    entry = Prepared(values[row], mask, seen[row].note)
-                    inputs.save_cached(paths[i], entry)
+                for i, entry in zip(batch, _encoded(encoder, grid, ready), strict=True):
+                    cache.save(paths[i], entry)
                     found[i] = entry if i in wanted else entry._replace(values=np.zeros(0))
         progress(len(batch))
     problems.check()
@@ -192,6 +189,20 @@ def extract(
     nothing = np.zeros((0, 2, len(encoder.groups), grid**2, encoder.config.width), np.float32)
     return Extracted(
         np.stack(values) if values else nothing,
-        np.stack([features.mask for features in whole]),
+        np.stack([features.mask for features in whole]) if whole else np.zeros((0, grid**2), bool),
         [features.note for features in whole],
     )
+
+
+def _prepared(record: Record, name: str, preparation: Preparation, home: pathlib.Path) -> Prepared:
+    """Inputs of the encoder of a sample in its view."""
+    found = inputs.load(record, name, preparation, home)
+    return found if record.view == ORIGINAL else inputs.viewed(found, record.view, preparation.geometry)
+
+
+def _encoded(encoder: Encoder, grid: int, batch: Sequence[Prepared]) -> list[Prepared]:
+    """Features of up to `BATCH` samples, and their patches that show the part."""
+    images = np.stack([sample.values for sample in batch])
+    images = np.pad(images, ((0, BATCH - len(batch)), *((0, 0),) * (images.ndim - 1)))
+    values = encode(encoder, grid, images)
+    return [Prepared(values[i], patch_mask(sample.mask, grid), sample.note) for i, sample in enumerate(batch)]

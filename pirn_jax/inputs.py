@@ -1,4 +1,4 @@
-"""Inputs of the encoder: foreground, surface normals or depth, resizing; kept in a content-addressed cache."""
+"""Inputs of the encoder: foreground, surface normals or depth, resizing."""
 
 import collections
 import dataclasses
@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import PIL.Image
 
-from pirn_jax import atomic
+from pirn_jax import cache
+from pirn_jax.cache import Prepared
 from pirn_jax.data import plausibility, sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record, Sample
@@ -101,20 +102,6 @@ class Geometry(NamedTuple):
         return images.to_image(field)
 
 
-class Prepared(NamedTuple):
-    """Inputs of the encoder, or features, of one sample.
-
-    Attributes:
-      values: the array.
-      mask: pixels or patches of it that show the part.
-      note: a sentence for the user without the sample's name; empty if there is nothing to say.
-    """
-
-    values: np.ndarray
-    mask: np.ndarray
-    note: str
-
-
 def geometry(part: Sample, preparation: Preparation) -> Geometry:
     """Foreground and normals or depth of a sample at the full resolution of its scan.
 
@@ -193,7 +180,7 @@ def require(preparation: Preparation) -> None:
             raise InputError(str(error)) from error
 
 
-def seen(found: Prepared, view: View, geometry: str) -> Prepared:
+def viewed(found: Prepared, view: View, geometry: str) -> Prepared:
     """Inputs of the encoder as another view shows them; `geometry` is the second modality."""
     rgb, field = found.values
     turn = viewing.view_normals if geometry == "normals" else viewing.view_depth
@@ -224,24 +211,24 @@ def identify(records: Sequence[Record], preparation: Preparation, problems: Prob
     return names
 
 
-def load(record: Record, name: str, preparation: Preparation, cache: pathlib.Path) -> Prepared:
+def load(record: Record, name: str, preparation: Preparation, home: pathlib.Path) -> Prepared:
     """Inputs of the encoder of a sample, its view left out, from the cache or computed and put there.
 
     Args:
       record: the sample.
       name: of its inputs, see `identify`.
       preparation: settings.
-      cache: directory of the cache; it may be deleted between runs and shared by processes.
+      home: directory of the cache; it may be deleted between runs and shared by processes.
 
     Raises:
       InputError: naming the sample, if it cannot be used.
     """
-    path = cached_path(cache, "inputs", name)
-    found = load_cached(path)
+    path = cache.path(home, "inputs", name)
+    found = cache.load(path)
     if found is None:
         part, seen = examine(record, preparation)
         found = network_input(part.rgb, seen, preparation.size)
-        save_cached(path, found)
+        cache.save(path, found)
     return found
 
 
@@ -268,32 +255,6 @@ def summarise(records: Sequence[Record], notes: Sequence[str]) -> list[str]:
         f"{names[0]}: {note}" if len(names) == 1 else f"{len(names)} parts, the first {names[0]}: {note}"
         for note, names in parts.items()
     ]
-
-
-def cached_path(cache: pathlib.Path, kind: str, name: str) -> pathlib.Path:
-    """Path of an entry of the cache."""
-    return cache / kind / name[:2] / f"{name}.npz"
-
-
-def load_cached(path: pathlib.Path, values: bool = True) -> Prepared | None:
-    """An entry of the cache; None, which has it computed, where there is no whole and readable file.
-
-    Without `values` these are empty and not read.
-    """
-    arrays = atomic.load_arrays(path, () if values else ("values",))
-    if arrays is None or arrays.keys() != {"mask", "note", *["values"] * values}:
-        return None
-    return Prepared(arrays["values"] if values else np.zeros(0), arrays["mask"], str(arrays["note"]))
-
-
-def save_cached(path: pathlib.Path, entry: Prepared) -> None:
-    """Puts an entry into the cache; where that can only be read, the entry is computed anew each time."""
-    try:
-        with atomic.replacing(path) as file:
-            np.savez(file, values=entry.values, mask=entry.mask, note=np.array(entry.note))
-    except OSError as error:
-        if error.errno not in atomic.READ_ONLY:
-            raise
 
 
 def _fitted(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from pirn_jax import threads
 from pirn_jax.encoders import download
 
 DATA = bytes(range(256)) * 4096
@@ -95,6 +96,11 @@ def test_a_file_is_downloaded_once_and_recorded(fetch, server, tmp_path, known):
     assert seen[0] == (0, len(DATA))
     assert seen[-1] == (len(DATA), len(DATA))
     assert fetch(**known) == DIGEST
+    assert server.asked == [None]
+
+
+def test_of_two_downloads_at_once_one_waits_for_the_other(fetch, server):
+    assert threads.each(lambda _: fetch(), range(4), at_once=4) == [DIGEST] * 4
     assert server.asked == [None]
 
 

@@ -152,9 +152,9 @@ def test_a_truncated_file_of_the_cache_is_computed_again(records, encoder, tmp_p
     whole = extract(records[:2], encoder, tmp_path)
     for path in cached(tmp_path):
         path.write_bytes(path.read_bytes()[:length])
-        assert inputs.load_cached(path) is None
+        assert cache.load(path) is None
         np.testing.assert_array_equal(extract(records[:2], encoder, tmp_path), whole)
-        assert inputs.load_cached(path) is not None
+        assert cache.load(path) is not None
 
 
 def test_a_file_of_the_cache_that_holds_something_else_is_computed_again(records, encoder, tmp_path):
@@ -162,7 +162,7 @@ def test_a_file_of_the_cache_that_holds_something_else_is_computed_again(records
     (path,) = cached(tmp_path)
     path.write_bytes(b"\0" * path.stat().st_size)
     np.testing.assert_array_equal(extract(records[:1], encoder, tmp_path), whole)
-    np.testing.assert_array_equal(inputs.load_cached(path).values, whole[0])
+    np.testing.assert_array_equal(cache.load(path).values, whole[0])
 
 
 def test_left_over_temporary_files_are_ignored(records, encoder, tmp_path):
@@ -229,6 +229,12 @@ def test_encoders_of_equal_weights_share_features(records, encoder, tmp_path):
     extract(records, encoder, tmp_path)
     extract(records, make_encoder(), tmp_path)
     assert len(cached(tmp_path)) == PARTS
+
+
+def test_a_process_without_samples_has_features_of_none(encoder, tmp_path):
+    found = features.extract([], [], encoder, 4, PREPARATION, tmp_path, Stopwatch(), wanted=())
+    assert found.mask.shape == (0, 16)
+    assert len(found.values) == len(found.notes) == 0
 
 
 def test_no_temporary_file_stays_behind(records, encoder, tmp_path):

@@ -58,6 +58,13 @@ def test_a_study_runs_on_every_layout(case, cache, tmp_path):
         assert "no mask" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_a_unit_is_refused_where_it_is_known(cache, tmp_path):
+    flags = ("--dataset=eyecandies", "--xyz_unit=mm", f"--data_dir={tmp_path}", f"--output_dir={tmp_path / 'out'}")
+    done = commands.run("experiments.fewshot", *flags)
+    assert done.returncode == 1
+    assert "--xyz_unit: the unit of eyecandies is known; leave it out" in done.stderr
+
+
 def test_everything_that_is_wrong_is_told_in_one_run(cache, tmp_path):
     folder = layouts.eyecandies(tmp_path / "data")
     (folder / "train" / "data" / "000_depth.png").write_bytes(b"")

@@ -1,5 +1,6 @@
 """Folders of one's own parts: every layout that is offered gives the parts in it, and every slip is told in words."""
 
+import os
 import pathlib
 import shutil
 
@@ -8,7 +9,7 @@ import PIL.Image
 import pytest
 import tifffile
 
-from pirn_jax.data import folder, sample, settings
+from pirn_jax.data import folder, folders, sample, settings
 from pirn_jax.data.options import Options
 from pirn_jax.data.problems import InputError, Problems
 
@@ -315,6 +316,23 @@ def test_a_number_beyond_all_bounds_is_refused(tmp_path):
     home = write_category(tmp_path / "bolt", "depth")
     (home / "dataset.toml").write_text(CAMERA.replace("100.0", "1" + "0" * 400))
     assert_refused(home, home / "dataset.toml", "fx", "no number")
+
+
+def test_a_link_to_a_pipe_is_told_and_a_link_to_nothing_is_left_to_its_reader(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "rgb").mkdir()
+    (tmp_path / "rgb" / "a.png").symlink_to(tmp_path / "pipe")
+    (tmp_path / "rgb" / "b.png").symlink_to(tmp_path / "nothing")
+    problems = Problems()
+    assert list(folders.files(tmp_path / "rgb", ".png", problems=problems)) == ["b"]
+    assert problems.found == [f"{tmp_path / 'rgb' / 'a.png'}: a pipe, which is never read to its end; remove it"]
+
+
+def test_folders_that_cannot_be_read_are_told_where_no_other_is_a_category(tmp_path, monkeypatch):
+    (tmp_path / "bolts").mkdir()
+    monkeypatch.setattr(os, "access", lambda *of: False)
+    with pytest.raises(InputError, match="bolts: cannot be read; check the folder and its permissions"):
+        folders.read_categories(tmp_path, [], lambda _: False, "good/", lambda *_: None, None)
 
 
 def test_masks_of_another_kind_are_missed(tmp_path):

@@ -352,6 +352,22 @@ def test_clusters_part_at_a_gap_of_the_radius_wherever_the_cells_lie(gap, shift)
     assert (len(np.unique(numbers)) == 1) == (gap < 0.006)
 
 
+def test_many_pieces_are_compared_with_their_neighbours_alone(monkeypatch):
+    x, y = np.meshgrid(np.linspace(0, 0.005, 21), np.linspace(0, 0.005, 21))
+    pin = np.stack([x.ravel(), y.ravel(), np.full(x.size, 0.5)], axis=-1)
+    points = np.concatenate([pin + [0.012 * row, 0.012 * column, 0] for row in range(12) for column in range(12)])
+    asked = []
+
+    class Counted(foreground.spatial.KDTree):
+        def query(self, x, *rest, **more):
+            asked.append(len(x))
+            return super().query(x, *rest, **more)
+
+    monkeypatch.setattr(foreground.spatial, "KDTree", Counted)
+    assert len(np.unique(foreground.cluster(points, 0.006))) == 144
+    assert sum(asked) < 5 * len(points)
+
+
 def test_a_point_without_enough_neighbours_is_noise():
     points = np.random.default_rng(0).uniform(0, 1e-3, (29, 3))
     np.testing.assert_array_equal(foreground.cluster(points, 0.006), -1)

@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 import tifffile
 
-from pirn_jax import inputs
+from pirn_jax import cache, inputs
 from pirn_jax.data import plausibility, sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Files, Record, Sample
@@ -266,9 +266,9 @@ def test_what_was_prepared_is_found_again_and_a_damaged_file_is_made_anew(record
     whole = path.read_bytes()
     for damaged in (b"", whole[:10], whole[:100], whole[:300], whole[:-1], b"\0" * len(whole)):
         path.write_bytes(damaged)
-        assert inputs.load_cached(path) is None
+        assert cache.load(path) is None
         np.testing.assert_array_equal(inputs.load(record, name, WHOLE, tmp_path).values, first.values)
-        np.testing.assert_array_equal(inputs.load_cached(path).values, first.values)
+        np.testing.assert_array_equal(cache.load(path).values, first.values)
     monkeypatch.setattr(sample, "load", None)
     np.testing.assert_array_equal(inputs.load(record, name, WHOLE, tmp_path).values, first.values)
 

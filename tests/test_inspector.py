@@ -13,7 +13,7 @@ import pytest
 import tifffile
 from flax.traverse_util import unflatten_dict
 
-from pirn_jax import features, inputs, scoring
+from pirn_jax import cache, features, inputs, scoring
 from pirn_jax.data import folder, mvtec3d
 from pirn_jax.data.options import Options
 from pirn_jax.data.problems import InputError, Problems
@@ -251,7 +251,7 @@ def test_the_command_ranks_test_parts_and_writes_the_studys_maps(finished, tmp_p
     records = mvtec3d.read(tmp_path / "data", ("knob",))["knob"].test
     # From the command's cache, where they lie only if it prepared parts as the study did.
     names = inputs.identify(records, spec.preparation, Problems())
-    cached = [inputs.load_cached(inputs.cached_path(home / "cache", "inputs", name)) for name in names]
+    cached = [cache.load(cache.path(home / "cache", "inputs", name)) for name in names]
     seen, regions = (np.stack([getattr(part, name) for part in cached]) for name in ("values", "mask"))
     paths = [tmp_path / "out" / "maps" / "knob" / f"{record.id}.tiff" for record in records]
     maps = dict(zip((record.id for record in records), map(tifffile.imread, paths), strict=True))

@@ -156,6 +156,21 @@ def test_a_far_value_in_place_of_holes_is_noted_and_one_far_point_is_not():
     assert "far behind" not in plausibility.scan_note(single)
 
 
+@pytest.mark.parametrize("depth", [0.0, -1.0, -9999.0])
+def test_a_depth_that_no_camera_sees_in_place_of_holes_is_noted(depth):
+    xyz = grid()
+    xyz[3:5, 4:9, 2] = depth
+    note = plausibility.scan_note(xyz)
+    assert f"5% of its points lie at one depth, {depth:g} m, far before the rest; write (0, 0, 0)" in note
+
+
+def test_a_plane_that_heights_are_measured_from_is_not_far():
+    heights = grid()
+    heights[..., 2] = 0.0
+    heights[3:5, 4:9, 2] = 0.02
+    assert "far" not in plausibility.scan_note(heights)
+
+
 def test_depths_beyond_all_measure_are_refused(tmp_path):
     depth = np.full((HEIGHT, WIDTH), 0.5, np.float32)
     depth[0] = 1e10

@@ -1,16 +1,18 @@
 """Claims of docs/security.md that no other test holds."""
 
 import ast
+import io
 import json
 import os
 import pathlib
 import re
 import signal
+import zipfile
 
 import numpy as np
 import pytest
 
-from pirn_jax import atomic, inputs
+from pirn_jax import atomic, cache
 from pirn_jax.data.problems import InputError
 from pirn_jax.report import pictures
 from pirn_jax.study import storage
@@ -39,7 +41,12 @@ def test_arrays_of_objects_are_never_unpickled(tmp_path, monkeypatch):
     assert pathlib.Path("hacked").exists()
     pathlib.Path("hacked").unlink()
     assert atomic.load_arrays(path) is None
-    assert inputs.load_cached(path) is None
+    endless = io.BytesIO()
+    np.lib.format.write_array_header_1_0(endless, {"descr": "<f4", "fortran_order": False, "shape": (10**30,)})
+    with zipfile.ZipFile(tmp_path / "endless.npz", "w") as archive:
+        archive.writestr("values.npy", endless.getvalue())
+    assert atomic.load_arrays(tmp_path / "endless.npz") is None
+    assert cache.load(path) is None
     assert storage.load_group(tmp_path, "1-000", {}) is None
     with pytest.raises(InputError, match="missing or damaged"):
         pictures.load(path)
@@ -89,9 +96,9 @@ def test_a_cache_that_can_only_be_read_is_done_without(tmp_path, monkeypatch):
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
-    entry = inputs.Prepared(np.zeros(3), np.ones(3, bool), "")
-    inputs.save_cached(tmp_path / "a" / "b.npz", entry)
-    assert inputs.load_cached(tmp_path / "a" / "b.npz") is None
+    entry = cache.Prepared(np.zeros(3), np.ones(3, bool), "")
+    cache.save(tmp_path / "a" / "b.npz", entry)
+    assert cache.load(tmp_path / "a" / "b.npz") is None
     compiled.keep(tmp_path / "a" / "xla")
 
 
@@ -101,7 +108,7 @@ def test_a_full_disk_is_not_passed_over(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", fill)
     with pytest.raises(OSError, match="No space left"):
-        inputs.save_cached(tmp_path / "b.npz", inputs.Prepared(np.zeros(3), np.ones(3, bool), ""))
+        cache.save(tmp_path / "b.npz", cache.Prepared(np.zeros(3), np.ones(3, bool), ""))
     assert not list(tmp_path.iterdir())
 
 

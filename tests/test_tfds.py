@@ -16,13 +16,13 @@ import pytest
 import tifffile
 from layouts import marked, save
 
-from pirn_jax.data import eyecandies, folder, mvtec3d, realiad_d3, sample
+from pirn_jax.data import eyecandies, folder, images, mvtec3d, realiad_d3, sample
 from pirn_jax.data.options import Options
 from pirn_jax.data.problems import InputError, Problems
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="needs pirn_jax[tfds]")
 
-from pirn_jax.data.tfds import builders, examples, read  # noqa: E402
+from pirn_jax.data.tfds import builders, examples, read, source  # noqa: E402
 
 # tensorflow-datasets reads its information with what newer releases of protobuf are retiring.
 pytestmark = pytest.mark.filterwarnings(r"ignore:label\(\) is deprecated:DeprecationWarning")
@@ -107,6 +107,13 @@ def same(expected: dict[str, sample.Splits], found: dict[str, sample.Splits]) ->
 
 def test_prepared_parts_are_those_of_the_files_bit_by_bit(files, prepared):
     assert same(mvtec3d.read(files), read(NAME, prepared)) == 13
+
+
+def test_pictures_in_examples_are_png_and_jpeg_alone():
+    # Pillow would hand this to Ghostscript.
+    with pytest.raises(PIL.UnidentifiedImageError):
+        source._decoded(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n%%EOF\n")
+    assert PIL.Image.DecompressionBombError in images.DAMAGE
 
 
 def test_examples_are_in_the_order_of_the_names_and_say_what_they_are(prepared):

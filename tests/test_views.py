@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pirn_jax.cache import Prepared
 from pirn_jax.data.sample import Record, Splits
 from pirn_jax.data.views import AUGMENTATIONS, ORIGINAL, View
 from pirn_jax.encoders import pretrained
 from pirn_jax.geometry import depth_images, normal_images, viewing
-from pirn_jax.inputs import Preparation, Prepared, seen
+from pirn_jax.inputs import Preparation, viewed
 from pirn_jax.methods import METHODS, nearest, patchcore, views
 from pirn_jax.methods.base import Features
 from pirn_jax.study import run, selection, stages, storage
@@ -63,7 +64,7 @@ def test_a_shift_goes_right_and_up_and_shows_its_border():
 
 def test_grey_is_that_of_bt_601_and_of_the_image_in_rgb_alone():
     given = Prepared(np.stack([picture(), normal_images.to_image(ball())]), np.ones((SIDE, SIDE), bool), "note")
-    grey = seen(given, View(grey=True), "normals")
+    grey = viewed(given, View(grey=True), "normals")
     expected = np.rint(given.values[0] @ [0.299, 0.587, 0.114])
     np.testing.assert_array_equal(grey.values[0], np.repeat(expected[..., None], 3, -1))
     # Eight bits a component are not quite of unit length.

@@ -160,6 +160,7 @@ CHANGES = {
     "endless": (lambda tensors, metadata: metadata["config"].update(depth=10**12), "depth is 1000000000000, expected"),
     "heads": (lambda tensors, metadata: metadata["config"].update(heads=0), "heads is 0, expected a whole number"),
     "words": (lambda tensors, metadata: metadata["config"].update(width="12"), "width is '12', expected a whole"),
+    "nothing": (lambda tensors, metadata: metadata["config"].update(registers=None), "registers is None, expected"),
     "colours": (lambda tensors, metadata: metadata["config"].update(std=[1]), r"std is \[1\], expected three numbers"),
     "depth": (lambda tensors, metadata: metadata["config"].update(depth=4), r"block_4\..* has shape none"),
 }

@@ -148,4 +148,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    console.define_help("tools.dataset_flags")
     app.run(main)

@@ -102,7 +102,13 @@ def refuse(*names: str, because: str) -> None:
 
 
 def options() -> Options:
-    """Options of the reader."""
+    """Options of the reader.
+
+    Raises:
+      InputError: if the data set has clouds of one unit alone, and another is given.
+    """
+    if FLAGS["xyz_unit"].present and (FLAGS.dataset == "eyecandies" or FLAGS.dataset.startswith(datasets.PREPARED)):
+        raise InputError(f"--xyz_unit: the unit of {FLAGS.dataset} is known; leave it out")
     unit = None if FLAGS.xyz_unit is None else UNITS[FLAGS.xyz_unit]
     return Options(FLAGS.light, FLAGS.normals == "native", unit)
 

@@ -41,13 +41,13 @@ def prepare(record: Record, preparation: Preparation, home: pathlib.Path, png_di
     problems = Problems()
     (name,) = inputs.identify([record], preparation, problems)
     problems.check()
-    path = inputs.cached_path(home, "inputs", name)
+    path = cache.path(home, "inputs", name)
     png = None if png_dir is None else png_dir / record.category / f"{record.id}.png"
-    cached = inputs.load_cached(path)
+    cached = cache.load(path)
     if cached is not None and (png is None or _shows(png, name)):
         return cached.note
     part, seen = inputs.examine(record, preparation)
-    inputs.save_cached(path, inputs.network_input(part.rgb, seen, preparation.size))
+    cache.save(path, inputs.network_input(part.rgb, seen, preparation.size))
     if png is not None:
         text = PIL.PngImagePlugin.PngInfo()
         text.add_text(_KEY, name)
@@ -88,4 +88,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    console.define_help("tools.dataset_flags")
     app.run(main)

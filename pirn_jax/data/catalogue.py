@@ -12,7 +12,7 @@ class DataSet(NamedTuple):
     """Reader and published facts of a data set.
 
     Attributes:
-      read: `(directory, categories, options, problems) -> splits by category`; no file of a part is opened whole.
+      read: `(directory, categories, options, problems) -> splits by category`; of a part at most its mask is decoded.
       published: number of parts of each category and split, as its authors state; empty where they do not.
       plane_tolerance: distance in metres up to which points belong to the supporting plane, see
         `geometry.foreground`.

@@ -33,7 +33,7 @@ def files(folder: pathlib.Path, *suffixes: str, problems: Problems) -> dict[str,
     for path in _visible(folder):
         if path.suffix.lower() not in suffixes:
             continue
-        if stat.S_ISFIFO(os.lstat(path).st_mode):
+        if _is_pipe(path):
             problems.add(f"{path}: a pipe, which is never read to its end; remove it")
         elif path.stem in found:
             problems.add(f"{path}: {found[path.stem].name} has the same name; remove one of them")
@@ -44,7 +44,15 @@ def files(folder: pathlib.Path, *suffixes: str, problems: Problems) -> dict[str,
 
 def others(folder: pathlib.Path, *suffixes: str) -> list[pathlib.Path]:
     """The visible files of a folder with none of some suffixes."""
-    return [path for path in _visible(folder) if path.is_file() and path.suffix.lower() not in suffixes]
+    return [path for path in _visible(folder) if os.path.isfile(path) and path.suffix.lower() not in suffixes]
+
+
+def _is_pipe(path: pathlib.Path) -> bool:
+    """True for a pipe, or a link to one; what cannot be looked at is told where it is read."""
+    try:
+        return stat.S_ISFIFO(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -108,6 +116,7 @@ def read_categories(
         elif not os.access(path, os.R_OK | os.X_OK):
             collected.add(f"{path}: cannot be read; check the folder and its permissions")
     if not there:
+        collected.check()
         raise InputError(f"{directory}: no category in it; a category is a folder with {description}")
     splits = read_each(directory, there, wanted, read_one, collected)
     if problems is None:

@@ -17,14 +17,12 @@ from pirn_jax.data.problems import InputError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-_MASK_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
-
 _DEPTH_MODES = ("L", "I", "I;16", "I;16B")
 
 MOST_VALUES = 150_000_000
 """Numbers in a scan beyond which a header is not believed: three times the largest scans of Real-IAD D3."""
 
-_FORMATS = ("PNG", "JPEG")
+FORMATS = ("PNG", "JPEG")
 """What Pillow may decode: among its other formats are some that start programs, such as Ghostscript."""
 
 _ORIENTATION = 274
@@ -36,8 +34,7 @@ _TURNED = range(2, 9)
 FARTHEST = 1e9
 """Largest coordinate of a point in any unit: beyond it squares leave the range of float32's precision."""
 
-# What a decoder lets through of a damaged file differs with where the damage lies.
-_DAMAGE = (
+DAMAGE = (
     OSError,
     ValueError,
     SyntaxError,
@@ -54,6 +51,7 @@ _DAMAGE = (
     zlib.error,
     PIL.Image.DecompressionBombError,
 )
+"""What decoders let through of a damaged file; it differs with where the damage lies."""
 
 
 def read_rgb(path: pathlib.Path) -> np.ndarray:
@@ -80,7 +78,7 @@ def read_size(path: pathlib.Path) -> tuple[int, int]:
     Raises:
       InputError: if the file cannot be read.
     """
-    with decoding(path, "image"), PIL.Image.open(path, formats=_FORMATS) as image:
+    with decoding(path, "image"), PIL.Image.open(path, formats=FORMATS) as image:
         return image.height, image.width
 
 
@@ -88,11 +86,11 @@ def read_mask(path: pathlib.Path) -> np.ndarray:
     """Reads a mask as (h, w) bool, true wherever a channel other than alpha is above zero.
 
     Raises:
-      InputError: if the file cannot be read or holds another kind of image.
+      InputError: if the file cannot be read or is no PNG.
     """
     image = open_image(path)
-    if image.mode not in _MASK_MODES:
-        raise InputError(f"{path}: a {image.mode} image; save the mask as 8-bit greyscale")
+    if image.format != "PNG":
+        raise InputError(f"{path}: a {image.format}, which blurs edges, so more would be marked; save the mask as PNG")
     with decoding(path, "image"):
         # Not by way of luminance: it rounds a faint blue down to zero.
         pixels = np.atleast_3d(np.asarray(image.convert("RGBA") if image.mode in ("LA", "P") else image))
@@ -240,7 +238,7 @@ def open_image(path: pathlib.Path) -> PIL.Image.Image:
     Raises:
       InputError: if the file cannot be read.
     """
-    with decoding(path, "image"), PIL.Image.open(path, formats=_FORMATS) as image:
+    with decoding(path, "image"), PIL.Image.open(path, formats=FORMATS) as image:
         image.load()
         return image
 
@@ -252,7 +250,7 @@ def decoding(path: pathlib.Path, kind: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except _DAMAGE as error:
+    except DAMAGE as error:
         head = kinds.first_bytes(path)
         if told := kinds.stranger(head):
             raise InputError(f"{path}: {told}") from error
@@ -266,8 +264,8 @@ def _cause(error: Exception, kind: str, found: str) -> tuple[str, str]:
     if isinstance(error, ImportError) or "imagecodecs" in str(error):
         remedy = 'pip install "pirn_jax[codecs]", or save it uncompressed'
         return "its compression needs the package imagecodecs", remedy
-    if found and found not in (_FORMATS if kind == "image" else (kind,)):
-        return f"it is a {found}", f"save it as {' or '.join(_FORMATS) if kind == 'image' else kind}"
+    if found and found not in (FORMATS if kind == "image" else (kind,)):
+        return f"it is a {found}", f"save it as {' or '.join(FORMATS) if kind == 'image' else kind}"
     if isinstance(error, MemoryError):
         return "it needs more memory than there is", "save it smaller"
     return " ".join(str(error).split()) or type(error).__name__, "export it again"

@@ -1,5 +1,6 @@
 """Anomaly maps that others have saved: finding the file of each part, and reading it."""
 
+import os
 import pathlib
 import zipfile
 from collections.abc import Sequence
@@ -65,9 +66,9 @@ def read(path: pathlib.Path) -> np.ndarray:
 
 
 def _of_seed(folder: pathlib.Path, seed: int | None) -> pathlib.Path:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder; save the maps of each category in a folder of its name")
-    seeds = sorted(path.name for path in folder.glob("seed-*") if path.is_dir())
+    seeds = sorted(path.name for path in folder.glob("seed-*") if os.path.isdir(path))
     if seed is None and len(seeds) > 1:
         raise InputError(f"{folder}: maps of {len(seeds)} seeds, {', '.join(seeds)}; choose one with --seed")
     if seed is not None and f"seed-{seed}" not in seeds:

@@ -5,8 +5,9 @@ import numpy as np
 _ALONG = 0.3
 """Correlation of x with columns, and of y with rows, from which points count as in order (our choice)."""
 
-_FAR_SHARE, _FAR_TIMES = 0.01, 3.0
-"""Share of the points at one depth, and times of the others' median, that count as far (our choice)."""
+_FAR_SHARE, _FAR_TIMES, _FAR_WIDTHS = 0.01, 3.0, 0.5
+"""Share of the points at one depth, times of the others' median, and widths of what they cover, that count as far from
+them (our choice)."""
 
 _FARTHEST, _NEAREST = 10.0, 0.01
 """Median distances in metres of a scan that no one means (our choice): a part is scanned from 10 cm to some metres."""
@@ -14,15 +15,16 @@ _FARTHEST, _NEAREST = 10.0, 0.01
 
 def scan_note(xyz: np.ndarray) -> str:
     """Implausible properties of points (h, w, 3) in metres, a sentence; empty if there are none."""
-    points = xyz[np.any(xyz != 0, axis=-1)]
+    seen = np.any(xyz != 0, axis=-1)
+    points = xyz[seen]
     if not points.size:
         return ""
-    far = _far_note(points[:, 2])
+    far = _far_note(points)
     notes = [far]
     if np.ptp(points[:, :2], axis=0).min() == 0 and min(xyz.shape[:2]) > 1:
         notes.append("all its points have one x or one y, so its normals mean nothing; take --normals=native if it can")
     elif not far:
-        notes.append(_frame_note(xyz))
+        notes.append(_frame_note(xyz, seen))
     middle = float(np.median(np.linalg.norm(points, axis=-1)))
     if not far and not _NEAREST <= middle <= _FARTHEST:
         rounded = float(f"{middle:.1g}")
@@ -33,9 +35,9 @@ def scan_note(xyz: np.ndarray) -> str:
     return "; ".join(filter(None, notes))
 
 
-def _frame_note(xyz: np.ndarray) -> str:
+def _frame_note(xyz: np.ndarray, valid: np.ndarray) -> str:
     """Sentence on points out of the camera frame: x rises with columns, y with rows, z is in front of the camera."""
-    seen = np.argwhere(np.any(xyz != 0, axis=-1))
+    seen = np.argwhere(valid)
     seen = seen[:: max(1, len(seen) // 10_000)]
     points = xyz[tuple(seen.T)].astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -55,13 +57,18 @@ def _frame_note(xyz: np.ndarray) -> str:
     )
 
 
-def _far_note(depths: np.ndarray) -> str:
-    """Sentence on many points at one depth far behind all others, as programs write it where nothing was seen."""
-    last = float(depths.max())
-    there = depths == last
-    rest = depths[~there]
-    middle = float(np.median(rest)) if rest.size else 0.0
-    if there.mean() < _FAR_SHARE or not 0 < _FAR_TIMES * middle < last:
-        return ""
-    share = f"{there.mean():.0%} of its points lie at one depth, {last:.6g} m, far behind the rest"
-    return f"{share}; write 0 where nothing was seen"
+def _far_note(points: np.ndarray) -> str:
+    """Sentence on many points at one depth far from all others, as programs write it where nothing was seen."""
+    depths = points[:, 2]
+    for value, where in ((depths.max(), "behind"), (depths.min(), "before")):
+        there = depths == value
+        if there.mean() < _FAR_SHARE or there.all():
+            continue
+        rest = points[~there]
+        low, middle, high = np.percentile(rest, (5, 50, 95), axis=0)
+        impossible = abs(value) > _FAR_TIMES * abs(middle[2]) or value <= 0 < middle[2]
+        gap, width = max(value - high[2], low[2] - value), np.max((high - low)[:2])
+        if impossible and gap > _FAR_WIDTHS * width:
+            share = f"{there.mean():.0%} of its points lie at one depth, {value:.6g} m, far {where} the rest"
+            return f"{share}; write (0, 0, 0) where nothing was seen"
+    return ""

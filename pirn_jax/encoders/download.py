@@ -2,13 +2,15 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import http.client
 import json
+import os
 import pathlib
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from pirn_jax import atomic
@@ -47,21 +49,33 @@ def fetch(
       DownloadError: if the server does not answer, answers with a web page or too little, or the file is not the one
         that `size`, `sha256` or the record tell of.
     """
-    if path.exists():
-        digest = _verify(path, size, sha256 or _read_record(path).get("sha256"))
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        _download(address, part, progress, size)
-        try:
-            digest = _verify(part, size, sha256)
-        except DownloadError:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(path.parent):
+        if path.exists():
+            digest = _verify(path, size, sha256 or _read_record(path).get("sha256"))
+        else:
+            part = path.with_name(path.name + ".part")
+            _download(address, part, progress, size)
+            try:
+                digest = _verify(part, size, sha256)
+            except DownloadError:
+                _discard(part)
+                raise
+            part.replace(path)
             _discard(part)
-            raise
-        part.replace(path)
-        _discard(part)
-    _write_record(path, {"address": address, "size": path.stat().st_size, "sha256": digest})
+        _write_record(path, {"address": address, "size": path.stat().st_size, "sha256": digest})
     return digest
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps other processes from downloading into a folder meanwhile: they wait, and find the file."""
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(place, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(place)
 
 
 def file_sha256(path: pathlib.Path) -> str:

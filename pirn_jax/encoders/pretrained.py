@@ -24,7 +24,7 @@ class Encoder:
     Attributes:
       name: catalogue name, or the path of a file; of several separated by commas.
       config: architecture with `patch` and `width`: a `vit.ViTConfig`, `efficientnet.EfficientNetConfig`,
-        `filter_bank.FilterBankConfig`, or of several a `joint.JointConfig`.
+        `filter_bank.FilterBankConfig`, `chroma.ChromaConfig`, `fpfh.FpfhConfig`, or of several a `joint.JointConfig`.
       params: weights, a pytree; of several a tuple.
       groups: layer groups, the blocks of each, from 1, whose patch tokens are averaged; of several encoders empty ones,
         those of each stand in `config`.

@@ -150,7 +150,9 @@ def _config(fields: dict[str, Any]) -> vit.ViTConfig:
     """The architecture, whose numbers are checked before anything of their size is made."""
     for name, largest in _LARGEST.items():
         value, least = fields.get(name), name != "registers"
-        if value is not None and (type(value) is not int or not least <= value <= largest):
+        if name not in fields or (name == "hidden" and value is None):
+            continue
+        if type(value) is not int or not least <= value <= largest:
             raise ValueError(f"{name} is {value!r}, expected a whole number from {int(least)} to {largest}")
     for name in ("mean", "std"):
         colours = fields.get(name, (1, 1, 1))

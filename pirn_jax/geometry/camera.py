@@ -9,17 +9,30 @@ _MARGIN = 1e-3
 """Pixels by which parallel rays must fit better than rays from the origin to be believed (our choice)."""
 
 
+class _Order(NamedTuple):
+    """What the columns, or the rows, of a scan are in order of.
+
+    Attributes:
+      coordinate: (h, w) float64, rising with them on the whole; NaN where invalid.
+      low: smallest coordinate of each column or row; infinite where it is empty.
+      high: largest one; negative infinite likewise.
+    """
+
+    coordinate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
 class Rays(NamedTuple):
     """Projection of the scanner.
 
     Attributes:
-      coordinates: what columns and rows are in order of, (2, h, w) float64, rising with them on the whole; NaN where
-        invalid.
+      orders: of columns and of rows.
       parallel: whether rays are parallel to z, and the coordinates x and y; else they start at the origin, and the
         coordinates are x / z and y / z.
     """
 
-    coordinates: np.ndarray
+    orders: tuple[_Order, _Order]
     parallel: bool
 
 
@@ -31,9 +44,9 @@ def rays(xyz: Float[np.ndarray, "h w 3"], valid: Bool[np.ndarray, "h w"]) -> Ray
     points = np.moveaxis(np.where(valid[..., None], xyz, np.nan).astype(np.float64), -1, 0)
     depth = points[2][valid]
     if not (depth.min() > 0 or depth.max() < 0):
-        return Rays(_rising(points[:2]), True)
-    central = _rising(points[:2] / points[2])
-    parallel = _rising(points[:2])
+        return Rays(_orders(points[:2]), True)
+    central = _orders(points[:2] / points[2])
+    parallel = _orders(points[:2])
     if _blur(parallel) + _MARGIN < _blur(central):
         return Rays(parallel, True)
     return Rays(central, False)
@@ -58,8 +71,7 @@ def reach(looking: Rays, xyz: Float[np.ndarray, "h w 3"], radius: int) -> Float[
       float64, infinite where the window covers the image, NaN where invalid.
     """
     nearest = np.full(xyz.shape[:2], np.inf)
-    for axis, coordinate in zip((1, 0), looking.coordinates, strict=True):
-        low, high = _extremes(coordinate, axis)
+    for axis, (coordinate, low, high) in zip((1, 0), looking.orders, strict=True):
         count = len(low)
         after = np.full(count + radius + 1, np.inf)
         after[:count] = np.minimum.accumulate(low[::-1])[::-1]
@@ -75,26 +87,24 @@ def reach(looking: Rays, xyz: Float[np.ndarray, "h w 3"], radius: int) -> Float[
     return np.maximum(nearest, 0.0)
 
 
-def _rising(coordinates):
-    """Turns coordinates round that fall along the image."""
-    for axis, coordinate in zip((1, 0), coordinates, strict=True):
-        low, _ = _extremes(coordinate, axis)
-        places = np.flatnonzero(np.isfinite(low))
-        if low[places[-1]] < low[places[0]]:
-            np.negative(coordinate, out=coordinate)
-    return coordinates
+def _orders(coordinates):
+    """Orders of columns and rows; coordinates that fall along the image are turned round."""
+    columns, rows = (_order(coordinate, axis) for coordinate, axis in zip(coordinates, (1, 0), strict=True))
+    return columns, rows
 
 
-def _extremes(coordinate, axis):
-    """Smallest and largest coordinate of each column (axis 1) or row (axis 0); inf and -inf where it is empty."""
-    return np.fmin.reduce(coordinate, 1 - axis, initial=np.inf), np.fmax.reduce(coordinate, 1 - axis, initial=-np.inf)
+def _order(coordinate, axis):
+    """The order of columns (axis 1) or rows (axis 0)."""
+    low = np.fmin.reduce(coordinate, 1 - axis, initial=np.inf)
+    high = np.fmax.reduce(coordinate, 1 - axis, initial=-np.inf)
+    filled = low[np.isfinite(low)]
+    return _Order(-coordinate, -high, -low) if filled[-1] < filled[0] else _Order(coordinate, low, high)
 
 
-def _blur(coordinates):
+def _blur(orders):
     """Variation of coordinates within columns and within rows, in pixels."""
     total = 0.0
-    for axis, coordinate in zip((1, 0), coordinates, strict=True):
-        low, high = _extremes(coordinate, axis)
+    for _, low, high in orders:
         filled = np.isfinite(low)
         extent = high[filled].max() - low[filled].min()
         total += np.median((high - low)[filled]) * np.count_nonzero(filled) / max(extent, np.finfo(float).tiny)

@@ -233,8 +233,8 @@ def cluster(points: Float[np.ndarray, "n 3"], reach: float, neighbours: int = NE
     linked = core[pairs].all(axis=1)
     numbers = _components(pairs[near & linked], len(means))
     doubtful = pairs[~near & linked]
-    apart = np.isin(cell, doubtful[numbers[doubtful[:, 0]] != numbers[doubtful[:, 1]]])
-    numbers = _components(_touching(points[apart], numbers[cell[apart]], reach), len(means))[numbers]
+    doubtful = doubtful[numbers[doubtful[:, 0]] != numbers[doubtful[:, 1]]]
+    numbers = _components(_touching(points, cell, doubtful, numbers, reach), len(means))[numbers]
     # The tree's answer for no neighbour is one past the last.
     nearest = spatial.KDTree(means[core]).query(means[~core], distance_upper_bound=reach)[1]
     numbers[~core] = np.append(numbers[core], -1)[nearest]
@@ -254,13 +254,23 @@ def _components(links: np.ndarray, size: int) -> np.ndarray:
     return sparse.csgraph.connected_components(graph, directed=False)[1]
 
 
-def _touching(points: np.ndarray, numbers: np.ndarray, reach: float) -> np.ndarray:
-    """Pairs (n, 2) of the numbers of clusters with points nearer than a distance."""
+def _touching(
+    points: np.ndarray, cell: np.ndarray, doubtful: np.ndarray, numbers: np.ndarray, reach: float
+) -> np.ndarray:
+    """Pairs (n, 2) of the numbers of clusters that have points nearer than a distance in doubtful pairs of cells."""
+    order = np.argsort(cell, kind="stable")
+    starts = np.searchsorted(cell[order], np.arange(len(numbers) + 1))
+
+    def within(cells: np.ndarray) -> np.ndarray:
+        return points[np.concatenate([order[starts[one] : starts[one + 1]] for one in np.unique(cells)])]
+
+    doubtful = np.where((numbers[doubtful[:, 0]] < numbers[doubtful[:, 1]])[:, None], doubtful, doubtful[:, ::-1])
+    clusters, group = np.unique(numbers[doubtful], axis=0, return_inverse=True)
     links = []
-    for number in np.unique(numbers):
-        own = numbers == number
-        distance, _ = spatial.KDTree(points[own]).query(points[~own], distance_upper_bound=reach)
-        links += [(number, other) for other in np.unique(numbers[~own][np.isfinite(distance)])]
+    for i, pair in enumerate(clusters):
+        one, other = map(within, doubtful[group.ravel() == i].T)
+        if np.isfinite(spatial.KDTree(one).query(other, distance_upper_bound=reach)[0]).any():
+            links.append(pair)
     return np.array(links, np.intp).reshape(-1, 2)
 
 

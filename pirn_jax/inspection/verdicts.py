@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pirn_jax import inputs
+from pirn_jax.cache import Prepared
 from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Record, Sample
-from pirn_jax.inputs import Prepared
 from pirn_jax.inspection import regions, thresholds
 from pirn_jax.inspection.bundle import Bundle
 from pirn_jax.inspection.regions import Region

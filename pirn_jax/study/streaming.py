@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pirn_jax import cache, features, inputs, scoring
+from pirn_jax import cache, features, scoring
 from pirn_jax.data.problems import InputError
 from pirn_jax.data.sample import Record, Splits
 from pirn_jax.methods.base import Features
@@ -67,7 +67,7 @@ class Reader:
     def _read(self, i: int) -> np.ndarray:
         if (found := self.memory.get(i)) is not None:
             return found
-        entry = inputs.load_cached(self.paths[i])
+        entry = cache.load(self.paths[i])
         if entry is None:
             raise InputError(
                 f"{self.paths[i]}: gone from the cache or damaged while the study ran; run the same command again, "
@@ -121,7 +121,7 @@ def streams(
 
     def path(record: Record) -> pathlib.Path:
         name = features.identify(names[record], spec.encoder, spec.grid)
-        return inputs.cached_path(cache.cache_directory(), "features", name)
+        return cache.path(cache.cache_directory(), "features", name)
 
     def reader(split: Splits, part: str, room: int) -> Reader:
         records = getattr(split, part)

@@ -171,7 +171,7 @@ def _cavity_colour(
 
 
 def _label(frame: Frame, albedo: np.ndarray, box: np.ndarray, rng: np.random.Generator) -> None:
-    """Prints a row of light bars, a code of 16 bits, between the cavities, in place."""
+    """Prints a row of light bars, a random code, between the cavities, in place."""
     bits = rng.integers(0, 2, 18)
     column = np.floor((frame.x + 17.0) / 2.0).astype(int)
     bar = (np.abs((frame.x + 17.0) % 2.0 - 1.0) < 0.65) & (np.abs(frame.y) < 0.55) & (box < -3.0)

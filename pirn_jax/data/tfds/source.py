@@ -7,13 +7,13 @@ import importlib.util
 import io
 import pathlib
 import re
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import PIL.Image
 
+from pirn_jax.data import images
 from pirn_jax.data.options import Options
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record, Splits
@@ -22,7 +22,6 @@ from pirn_jax.data.tfds.examples import INDEX, Row
 _SPLITS = ("train", "validation", "test")
 
 # array_record tells whatever is wrong with a file as a RuntimeError.
-_DAMAGE = (RuntimeError, OSError, ValueError, KeyError, SyntaxError, EOFError, zlib.error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +91,8 @@ class Example:
 
         builder = _opened(self.folder)
         place = f"{self.split}[{self.position}:{self.position + 1}]"
-        images = {"rgb", "gt"} & set(names)
-        kept = names if encoded else images
+        pictures = {"rgb", "gt"} & set(names)
+        kept = names if encoded else pictures
         try:
             # Of one example, so that only the file that holds it is opened.
             stored = builder.as_data_source(place, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)[0]
@@ -103,8 +102,8 @@ class Example:
             wanted: Any = tfds.features.FeaturesDict({name: builder.info.features[name] for name in names})
             fields = wanted.deserialize_example_np(stored, decoders={name: tfds.decode.SkipDecoding() for name in kept})
             if not encoded:
-                fields |= {name: _decoded(fields[name]) for name in images}
-        except _DAMAGE as error:
+                fields |= {name: _decoded(fields[name]) for name in pictures}
+        except images.DAMAGE as error:
             file = builder.info.splits[place].filepaths[0]
             raise InputError(f"{file}: cannot be read ({error}); prepare the data set again") from error
         return fields
@@ -214,5 +213,5 @@ def _opened(folder: pathlib.Path) -> Any:
 
 def _decoded(image: bytes) -> np.ndarray:
     """As the readers decode: tensorflow-datasets would take OpenCV where it is installed, whose JPEGs differ."""
-    with PIL.Image.open(io.BytesIO(image)) as opened:
+    with PIL.Image.open(io.BytesIO(image), formats=images.FORMATS) as opened:
         return np.asarray(opened)
