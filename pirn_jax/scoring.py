@@ -20,6 +20,9 @@ from pirn_jax.training import parallel
 BATCH = 4
 """Samples scored at a time by every run."""
 
+_ROUNDING = 1e-5
+"""Distances of equal rows, up to which rounding alone takes them; those of different ones are about 1."""
+
 FUSIONS = ("sum", "calibrated", "one_class", "maximum")
 """Sum of maps as they are; or sum, one-class sum or maximum of maps divided by what good parts reach (`calibrate`), the
 maximum of each judge (`Method.judges`)."""
@@ -165,17 +168,19 @@ def fuse(distances: Any, scales: Any, fusion: str, judges: tuple[int, ...] = ())
 
 
 def calibrate(support: Float[np.ndarray, "s k n"], maps: Maps) -> Float[np.ndarray, " k"]:
-    """Scale of each map: the median over good parts of the map's maximum, 1 where that is zero.
+    """Scale of each map: the median over good parts of the map's maximum, 1 where that is nothing but rounding.
 
-    By "one_class" maps are weighted besides, see `one_class_weights`.
+    So it is where a single part meets its own patches in a memory bank. By "one_class" maps are weighted besides, see
+    `one_class_weights`.
     """
     side = maps.input_size
     highest = maps.upsample(support, (side, side)).max((-2, -1))
     scales = np.median(highest, axis=0)
-    scales = np.where(scales > 0, scales, 1.0)
+    scales = np.where(scales > _ROUNDING, scales, 1.0)
     if maps.fusion == "one_class":
         rows = np.moveaxis(support / scales[:, None], 1, 2).reshape(-1, len(scales))
-        weights = one_class_weights(rows[rows.any(axis=1)])
+        rows = rows[rows.any(axis=1)]
+        weights = one_class_weights(rows) if len(rows) else np.ones(len(scales))
         scales = scales / np.maximum(weights / weights.sum(), 1e-6)
     return scales.astype(np.float32)
 

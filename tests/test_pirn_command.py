@@ -172,6 +172,7 @@ def test_all_good_parts_end_with_status_0(home, tmp_path):
     [
         ("fit", ("--parts={none}", "--output={out}"), "no such folder"),
         ("fit", ("--parts={good}", "--output={good}"), "good: a folder; name a file, such as"),
+        ("fit", ("--parts={good}", "--output={model}/a.pirn"), "plates.pirn is not a folder that can be written to"),
         ("fit", ("--parts={good}", "--output={out}", "--data_dir=x"), "--data_dir: parts are those of --parts"),
         ("fit", ("--parts={good}", "--output={out}", "--method=cfm", "--preset=paper"), "which a single part has not"),
         ("inspect", ("--model={model}", "--parts={good}", "--data_dir=x"), "--data_dir: parts are those of --parts"),

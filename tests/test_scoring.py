@@ -84,6 +84,15 @@ def test_scales_are_medians_of_maxima_over_good_parts_and_one_where_these_are_ze
     np.testing.assert_allclose(scales, [*np.median(highest, axis=0)[:2], 1.0], rtol=1e-5)
 
 
+def test_a_part_that_meets_itself_has_no_scale():
+    rounding = np.full((1, 2, 16), 2e-7, np.float32) * np.array([1.0, 3.0])[:, None]
+    for fusion in ("maximum", "one_class"):
+        scales = scoring.calibrate(rounding.astype(np.float32), scoring.Maps(4, 24, 0.0, fusion))
+        np.testing.assert_allclose(scales[0] if fusion == "maximum" else 1.0, 1.0)
+    nothing = scoring.calibrate(np.zeros((1, 2, 16), np.float32), scoring.Maps(4, 24, 0.0, "one_class"))
+    assert np.isfinite(nothing).all()
+
+
 @pytest.mark.parametrize(("share", "count"), [(0.0, 1), (0.001, 1), (0.05, 6), (1.0, 120)])
 def test_image_scores_are_maxima_or_means_of_a_top_share_on_host_and_device(share, count):
     values = np.random.default_rng(0).normal(size=(2, 3, 10, 12)).astype(np.float32)

@@ -23,6 +23,13 @@ def test_a_guaranteed_threshold_is_the_conformal_quantile(count, rate, rank):
     assert f"at most {100 * rate:g} %" in found.text
 
 
+def test_the_bound_of_a_threshold_holds_for_nine_models_in_ten():
+    # Of 39 scores the 38th is taken: what exceeds it follows a beta distribution, whose .9 quantile is told.
+    assert "with 90 % confidence no more than 9.6 %" in thresholds.threshold(RNG.random(39), 0.05).text
+    exceeded = [1 - thresholds.threshold(RNG.random(39), 0.05).value for _ in range(4000)]
+    assert np.mean(np.array(exceeded) <= 0.0961133) == pytest.approx(0.9, abs=0.02)
+
+
 def test_the_guarantee_holds_over_draws():
     trials, rate = 4000, 0.1
     alarms = sum(RNG.exponential() > thresholds.threshold(RNG.exponential(size=14), rate).value for _ in range(trials))

@@ -155,6 +155,8 @@ def read(path: pathlib.Path, encoder: str | None = None) -> Bundle:
     spec = inspector.spec_of(settings, path, encoder)
     leaves = [_array(path, name, members[name]) for name in sorted(members) if name.startswith("params/")]
     scales = _array(path, _SCALES, members[_SCALES])
+    if scales.shape[1:] != (len(spec.build().maps),) or not settings["categories"]:
+        raise InputError(f"{path}: no scale for each map in it, or no category; fit the model again")
     params = _params(path, spec, len(good.parts), leaves, len(scales), version)
     run = Run(settings["categories"][0], len(good.parts), 0)
     given = params, jnp.asarray(scales), inspector.compile_inspection(spec)
@@ -234,14 +236,26 @@ def _array(path: pathlib.Path, name: str, content: bytes) -> np.ndarray:
 
 
 def _params(path: pathlib.Path, spec: Spec, parts: int, leaves: list[np.ndarray], members: int, version: str) -> Any:
-    """Parameters as the method has them; a bank may have fewer rows than patches, all other sizes are known."""
-    widths = len(spec.modalities), len(spec.encoder.groups), spec.grid**2, spec.encoder.config.width
-    expected, tree = jax.tree.flatten(base.params_shapes(spec.build(), base.shapes(parts, *widths)))
-    fits = len(leaves) == len(expected) and all(
-        leaf.ndim == shape.ndim + 1 and len(leaf) == members and leaf.dtype == shape.dtype
-        for leaf, shape in zip(leaves, expected, strict=True)
+    """Parameters as the method has them; sizes that grow with the patches of a part are free, all others are known."""
+    method, parts = spec.build(), parts * len(spec.views)
+    modalities, groups, width = len(spec.modalities), len(spec.encoder.groups), spec.encoder.config.width
+    all_patches, fewer = (
+        base.params_shapes(method, base.shapes(parts, modalities, groups, patches, width))
+        for patches in (spec.grid**2, spec.grid**2 // 2)
     )
-    if not fits:
+    expected, tree = jax.tree.flatten(all_patches)
+    free = {size for a, b in zip(expected, jax.tree.leaves(fewer), strict=True) for size in {*a.shape} - {*b.shape}}
+    taken: dict[int, int] = {}
+
+    def fits(leaf: np.ndarray, shape: jax.ShapeDtypeStruct) -> bool:
+        if leaf.ndim != len(shape.shape) + 1 or len(leaf) != members or leaf.dtype != shape.dtype:
+            return False
+        pairs = zip(leaf.shape[1:], shape.shape, strict=True)
+        return all(
+            taken.setdefault(wanted, size) == size if wanted in free else size == wanted for size, wanted in pairs
+        )
+
+    if len(leaves) != len(expected) or not all(map(fits, leaves, expected)):
         raise InputError(
             f"{path}: its parameters are not those that {spec.method} has in pirn_jax {__version__}; it was written by "
             f"{version}; use that version, or fit the model again"

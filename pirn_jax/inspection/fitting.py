@@ -31,7 +31,7 @@ class Fitted(NamedTuple):
     Attributes:
       params: parameters of the members, that axis first.
       scales: by which their maps are divided.
-      scores: image score of each good part; none where there is a single part.
+      scores: image score of each good part; none where there are fewer than three.
       highest: maximum of each one's map; likewise.
     """
 
@@ -58,28 +58,29 @@ class _Runs(NamedTuple):
 def folds(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of parts to learn from and parts that are left out, equally many in all pairs, from 0.
 
-    Each part is left out; where parts cannot be cut evenly some are left out twice.
+    Each part is left out; where parts cannot be cut evenly some are left out twice. Of two parts none is left out: what
+    is learned from a single one has no scale, and its scores are in other units than those of both.
     """
     size = 1 if count <= LEFT_OUT_ONE_BY_ONE else -(-count // 10)
-    starts = [min(start, count - size) for start in range(0, count, size)] if count > 1 else []
+    starts = [min(start, count - size) for start in range(0, count, size)] if count > 2 else []
     parts = np.arange(count)
     return [(np.delete(parts, slice(s, s + size)), parts[s : s + size]) for s in starts]
 
 
-def fit(spec: Spec, placed: Placed, sizes: Sequence[tuple[int, int]], members: int, stage: Stage) -> Fitted:
+def fit(spec: Spec, placed: Placed, images: Sequence[tuple[int, int]], members: int, stage: Stage) -> Fitted:
     """Trains an ensemble on all good parts, and one for each part that is left out; these train together.
 
     Args:
       spec: method, encoder and how scores are taken; its shots and seeds are not used.
       placed: features of the good parts in all their views, as those of a single category.
-      sizes: height and width of each one's image.
+      images: height and width of each one's.
       members: of the ensemble, differing in their seed.
       stage: shows progress.
     """
-    method, maps, count = spec.build(), spec.maps, len(sizes)
+    method, maps, count = spec.build(), spec.maps, len(images)
     pairs = folds(count)
     params, scales = _ensemble(spec, method, placed, np.arange(count), members, stage)
-    values: list[list[np.ndarray]] = [[] for _ in sizes]
+    values: list[list[np.ndarray]] = [[] for _ in images]
     if pairs:
         runs = [Run("parts", len(pairs[0][0]), seed) for _ in pairs for seed in range(members)]
         chosen, left = (np.repeat(np.stack(of), members, axis=0) for of in zip(*pairs, strict=True))
@@ -88,7 +89,7 @@ def fit(spec: Spec, placed: Placed, sizes: Sequence[tuple[int, int]], members: i
                 for one, part in zip(of_run, some, strict=True):
                     values[part].append(scoring.fuse(one, scale, maps.fusion, maps.judges))
     scores, highest = [], []
-    for of_part, size in zip(values, sizes, strict=True):
+    for of_part, size in zip(values, images, strict=True):
         if of_part:
             # The mean of maps is the map of the mean.
             map_ = maps.upsample(np.mean(of_part, axis=0), size)

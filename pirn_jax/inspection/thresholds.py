@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 _TAIL = 0.5
 """Share of the scores that a tail is fitted to (our choice)."""
@@ -17,7 +18,7 @@ _FEWEST = 4
 """Fewest scores in a tail that two numbers can be fitted to (our choice)."""
 
 _DRAWS, _LEVEL = 1000, 0.9
-"""Bootstrap draws and level of the interval of a fitted threshold (our choice)."""
+"""Bootstrap draws of a fitted threshold, and share of cases that intervals and bounds are to hold (our choice)."""
 
 
 class Threshold(NamedTuple):
@@ -27,7 +28,8 @@ class Threshold(NamedTuple):
       value: the score; infinite where nothing can be promised.
       false_alarms: wished share of good parts above it.
       kind: "guaranteed", "extrapolated", or "none".
-      interval: of an extrapolated value, the 90 % interval over bootstrap draws; else None.
+      interval: of an extrapolated value, what 90 % of bootstrap draws lie between; else None. Of few parts it holds the
+        true quantile less often than that.
       text: what it promises, in words.
     """
 
@@ -71,7 +73,11 @@ def threshold(good: Float[np.ndarray, " n"], false_alarms: float) -> Threshold:
     # A wish of exactly 1/(n+1) must not fail by rounding.
     rank = math.ceil((1.0 - false_alarms) * (count + 1) - 1e-9)
     if rank <= count:
-        text = f"at most {percent} of good parts score higher, if new ones are like the {count} that it was set with"
+        worst = stats.beta.ppf(_LEVEL, count + 1 - rank, rank)
+        text = (
+            f"on average at most {percent} of good parts score higher, with 90 % confidence no more than "
+            f"{100 * worst:.2g} %, if new ones are like the {count} that it was set with"
+        )
         return Threshold(float(np.sort(good)[rank - 1]), false_alarms, "guaranteed", None, text)
     least = f"{100 / (count + 1):.2g} %"
     if round(_TAIL * count) < _FEWEST or np.ptp(good) == 0:
@@ -82,7 +88,7 @@ def threshold(good: Float[np.ndarray, " n"], false_alarms: float) -> Threshold:
     low, high = np.quantile(drawn, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
     text = (
         f"extrapolated: {count} good parts promise {least} of false alarms at best; a fitted tail puts {percent} here, "
-        f"between {low:.4g} and {high:.4g} with 90 % confidence"
+        f"and 90 % of bootstrap draws between {low:.4g} and {high:.4g}"
     )
     value = max(_tail(good, false_alarms), float(good.max()))
     return Threshold(value, false_alarms, "extrapolated", (float(low), float(high)), text)

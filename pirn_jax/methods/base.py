@@ -68,6 +68,7 @@ class Method(NamedTuple):
       optimizer: direction of a step, which is multiplied by the learning rate; one object for equal transformations, so
         that compiled programs are found by it.
       precision: type that features are stored in, "float32" or "bfloat16".
+      whole_support: whether `init` has to see every part that `loss` does, and not the first few of them.
       judges: numbers of maps, in order, that each of several judges gives, where a method has more than one way to
         compare; by `scoring.fuse` each judge's maximum counts. Empty for a single judge of all maps.
     """
@@ -82,6 +83,7 @@ class Method(NamedTuple):
     optimizer: optax.GradientTransformation = ADAM
     precision: str = "float32"
     judges: tuple[int, ...] = ()
+    whole_support: bool = False
 
     def start(self, key: Array, support: Features) -> tuple[Params, Params]:
         """`init` with the constants laid over `fixed`."""

@@ -220,7 +220,7 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
             found = found.at[0].set(jnp.where(unreliable[:, None], better, found[0]))
         return cfm.combined(found, x, config.combine)
 
-    return Method(("mapping",), init, score, loss, finalize, nearest.forget, optimizer=_OPTIMIZER)
+    return Method(("mapping",), init, score, loss, finalize, nearest.forget, optimizer=_OPTIMIZER, whole_support=True)
 
 
 PRESETS = {

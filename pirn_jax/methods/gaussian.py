@@ -45,8 +45,7 @@ def build(config: Config, modalities: tuple[str, ...]) -> Method:
 @functools.lru_cache
 def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
     def rows(features: Features) -> Float[Array, "*batch m n gc"]:
-        values = jnp.moveaxis(features.values.astype(jnp.float32), -3, -2)
-        return losses.unit(values.reshape(*values.shape[:-2], -1))
+        return losses.unit(losses.side_by_side(features.values.astype(jnp.float32)))
 
     def init(key: Array, support: Features) -> tuple[Params, Params]:
         del key, support

@@ -87,8 +87,13 @@ def cosine_distance(rows: Products) -> Float[Array, "*rows"]:
 
 def residuals(target: Float[Array, "*m g n c"], rebuilt: Float[Array, "*m g n c"]) -> Float[Array, "*m n gc"]:
     """Differences of the unit vectors of patches and rebuilt ones, layer groups side by side."""
-    left = jnp.moveaxis(unit(target) - unit(rebuilt), -3, -2)
-    return left.reshape(*left.shape[:-2], -1)
+    return side_by_side(unit(target) - unit(rebuilt))
+
+
+def side_by_side(values: Float[Array, "*m g n c"]) -> Float[Array, "*m n gc"]:
+    """Layer groups one after the other along channels."""
+    moved = jnp.moveaxis(values, -3, -2)
+    return moved.reshape(*moved.shape[:-2], -1)
 
 
 def soft_mining(rows: Products, mask: Bool[Array, "batch n"], exponent: float = 3.0) -> Float[Array, ""]:

@@ -125,8 +125,7 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
     names = tuple(modalities[of[0]] if len(of) < len(modalities) else "joint" for of in maps)
 
     def flatten(features: Features) -> Float[Array, "*batch m n gc"]:
-        values = jnp.moveaxis(features.values.astype(jnp.float32), -3, -2)
-        return values.reshape(*values.shape[:-2], -1)
+        return losses.side_by_side(features.values.astype(jnp.float32))
 
     def describe(fixed: Params, features: Features) -> Float[Array, "*batch m n gc"]:
         x = flatten(features)

@@ -16,6 +16,8 @@ from pirn_jax.methods import conditional, nearest
 from pirn_jax.methods.base import Features, Method, Params, forget_nothing
 
 COMPARISONS = ("nearest", "gaussian", "both")
+SCORES = ("cosine", *COMPARISONS)
+"""Scores of a method that rebuilds patches: how far they are off, or what is left beside what good parts left."""
 
 
 class Comparison(NamedTuple):
@@ -70,15 +72,22 @@ def compare(form: str, modalities: tuple[str, ...], joint: bool = False) -> Comp
 
 
 def scored(
-    method: Method, residuals: Callable[[Params, Params, Features], Float[Array, "m n c"]], comparison: Comparison
+    method: Method,
+    residuals: Callable[[Params, Params, Features], Float[Array, "m n c"]],
+    form: str,
+    joint: bool = False,
 ) -> Method:
     """The method with scores by what it leaves of patches.
 
     Args:
-      method: what learns.
+      method: what learns; a map of each modality is its cosine distance.
       residuals: `(learned, fixed, features) -> rows` of a sample.
-      comparison: of these rows with those of the good parts.
+      form: one of `SCORES`; by "cosine" the method stays as it is.
+      joint: see `compare`.
     """
+    if form == "cosine":
+        return method
+    comparison = compare(form, method.maps, joint)
 
     def finalize(learned: Params, fixed: Params, support: Features) -> Params:
         rows = jax.vmap(lambda features: residuals(learned, fixed, features))(support)

@@ -98,9 +98,9 @@ def _panel(
     for level, label in levels:
         y = place(start, level)[1]
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="currentColor" stroke-opacity=".18"/>')
-        parts.append(_text(_LEFT - 6, y + 4, label, "end"))
-    parts += [_text(place(x, 0)[0], _HEIGHT - _BOTTOM + 17, label) for x, label in ticks]
-    parts.append(_text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - _BOTTOM + 34, x_label))
+        parts.append(text(_LEFT - 6, y + 4, label, "end"))
+    parts += [text(place(x, 0)[0], _HEIGHT - _BOTTOM + 17, label) for x, label in ticks]
+    parts.append(text((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - _BOTTOM + 34, x_label))
     for number, line in enumerate(lines):
         parts += _drawn(line, number, place)
     return [*parts, *_legend(lines)]
@@ -147,13 +147,14 @@ def _legend(lines: Sequence[Line]) -> list[str]:
         row, column = divmod(number, columns)
         x, y = 8 + column * (_WIDTH - 8) / columns, _HEIGHT - 14 + row * _LEGEND_ROW
         parts.append(f'<path d="M{x:.0f} {y}h22" stroke-width="2" style="{_style(number)}"/>')
-        parts.append(_text(x + 27, y + 4, line.name, "start"))
+        parts.append(text(x + 27, y + 4, line.name, "start"))
     return parts
 
 
-def _text(x: int | float, y: int | float, text: str, anchor: str = "middle") -> str:
-    text = html.escape(text)
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:currentColor">{text}</text>'
+def text(x: int | float, y: int | float, words: str, anchor: str = "middle") -> str:
+    """SVG of some words at a place, in the colour of the page's text."""
+    words = html.escape(words)
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:currentColor">{words}</text>'
 
 
 def shots_svg(results: dict[str, Any]) -> str:

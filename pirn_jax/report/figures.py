@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
+from pirn_jax.report.charts import text
+
 # OKLab points (lightness, green-red, blue-yellow) from indigo over magenta and orange to cream, our choice. Lightness
 # rises evenly, so that the order of values survives in grey print and for colour-blind eyes.
 _CONTROL = np.array(
@@ -170,19 +172,15 @@ def _axes(edges: np.ndarray, most_up: int, most_down: int, zero: float) -> list[
     counts = {round(bottom): most_down, round(_TOP): most_up, round(zero): 0}
     return [
         f'<path d="M{_LEFT} {_TOP}V{bottom}H{right}M{_LEFT} {zero:.1f}H{right}" fill="none" stroke="currentColor"/>',
-        *(_text(_LEFT - 8, y + 4, str(count), "end") for y, count in counts.items()),
-        *(_text(x, bottom + 20, f"{value:.3g}") for x, value in ticks),
-        _text((_LEFT + right) / 2, _HEIGHT - 6, "score"),
-        f'<g transform="rotate(-90 14 {middle})">{_text(14, middle, "parts")}</g>',
+        *(text(_LEFT - 8, y + 4, str(count), "end") for y, count in counts.items()),
+        *(text(x, bottom + 20, f"{value:.3g}") for x, value in ticks),
+        text((_LEFT + right) / 2, _HEIGHT - 6, "score"),
+        f'<g transform="rotate(-90 14 {middle})">{text(14, middle, "parts")}</g>',
     ]
 
 
 def _legend(x: int, kind: str, count: int) -> list[str]:
     return [
         f'<rect x="{x}" y="8" width="12" height="12" style="{_FILL[kind]}"/>',
-        _text(x + 18, 18, f"{kind} ({count})", "start"),
+        text(x + 18, 18, f"{kind} ({count})", "start"),
     ]
-
-
-def _text(x: int | float, y: int | float, text: str, anchor: str = "middle") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="fill:currentColor">{text}</text>'

@@ -110,8 +110,8 @@ def group_rows(categories: Sequence[dict[str, Any]], metrics: Sequence[str]) -> 
 def training_table(results: dict[str, Any], shots: str) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Names of what each training came to, and the categories, each with one `mean ± std` text a name.
 
-    Image AUROCs before and after training are those of the first run of each group. Both returned lists are empty where
-    nothing was trained.
+    Image AUROCs before and after training are those of the first runs of each number of shots. Both returned lists are
+    empty where nothing was trained.
     """
     trainings = results.get("trainings", {}).get(shots, {})
     names = list(dict.fromkeys(name for runs in trainings.values() for run in runs for name in run))

@@ -1,6 +1,7 @@
 """Packing: of each sample only the patches that show the part, so that none of the others is computed with.
 
-Methods know no places of patches, so it changes no result but by rounding.
+Methods know no places of patches, so it changes no result but by rounding; what they draw of patches, as
+`--prototype_start=patches` does, depends on how many are kept.
 """
 
 import numpy as np

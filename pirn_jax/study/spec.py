@@ -94,6 +94,8 @@ class Spec:
             raise ValueError(f"{self.method} {what}")
         if ALL in self.shots and len(self.views) > 1:
             raise ValueError(f"--augmentation={self.augmentation} is made for few good parts, not for --shots={ALL}")
+        if method.whole_support and self.support_parts > 0:
+            raise ValueError(f"--support_parts={self.support_parts}: {self.method} looks at all parts; leave it out")
         for shots in self.shots:
             parts = SUPPORT_PARTS if shots == ALL else int(shots) * len(self.views)
             base.check(method, base.shapes(parts, len(self.modalities), groups, self.grid**2, channels))

@@ -1,7 +1,7 @@
 """Writes a model as a program that runs without this package.
 
     pirn export --model=bolts.pirn --output=bolts.hlo
-    pirn export --model=bolts.pirn --output=bolts.onnx --format=onnx
+    pirn export --model=bolts.pirn --output=bolts.onnx
 
 The program takes `images`, the encoder's input (1, 2, s, s, 3) uint8, and `masks`, the patches that show the part
 (1, n) bool, as `inputs.prepare` and `features.patch_mask` make them, and gives `map` (1, h, w) and `score` (1,).
@@ -62,7 +62,7 @@ def define() -> None:
     """Defines the flags of this command."""
     flags.DEFINE_string("model", None, "File of the model.", required=True)
     flags.DEFINE_string("output", None, "File of the program, such as bolts.hlo or bolts.onnx.", required=True)
-    flags.DEFINE_enum("format", "stablehlo", list(FORMATS), "Language of the program.")
+    flags.DEFINE_enum("format", None, list(FORMATS), "Language of the program; by default what the file's name says.")
     flags.DEFINE_string("encoder", None, "File of the model's encoder, if it lies elsewhere now.")
     console.define_help("tools.pirn.export", text=__doc__)
 
@@ -194,7 +194,9 @@ def write(output: pathlib.Path, content: bytes, apart: tuple[float, float]) -> N
 def _export() -> None:
     # The exporter tells of its steps.
     logging.getLogger().setLevel(logging.ERROR)
-    output, form = pathlib.Path(FLAGS.output), FORMATS[FLAGS.format]
+    output = pathlib.Path(FLAGS.output)
+    name = FLAGS.format or ("onnx" if output.suffix == ".onnx" else "stablehlo")
+    form = FORMATS[name]
     model = bundle.read(pathlib.Path(FLAGS.model), FLAGS.encoder)
     if model.samples:
         inputs.require(model.ready.spec.preparation)
@@ -202,8 +204,8 @@ def _export() -> None:
         try:
             content = form.write(model)
         except ImportError as error:
-            extra = {"stablehlo": "export"}.get(FLAGS.format, FLAGS.format)
-            raise InputError(f'--format={FLAGS.format} needs a package; pip install "pirn_jax[{extra}]"') from error
+            extra = {"stablehlo": "export"}.get(name, name)
+            raise InputError(f'--format={name} needs a package; pip install "pirn_jax[{extra}]"') from error
         advance(1)
         apart = difference(model, content, form.run)
         advance(1)

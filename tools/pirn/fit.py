@@ -15,7 +15,7 @@ import numpy as np
 import PIL.Image
 from absl import flags
 
-from pirn_jax import cache, features, inputs
+from pirn_jax import atomic, cache, features, inputs
 from pirn_jax.data import folder, sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
@@ -108,6 +108,9 @@ def _fit() -> None:
     home, parts, output = cache.cache_directory(), pathlib.Path(FLAGS.parts), pathlib.Path(FLAGS.output)
     if output.is_dir():
         raise InputError(f"--output={output}: a folder; name a file, such as {output / 'parts.pirn'}")
+    obstacle = atomic.obstacle(output.parent)
+    if obstacle:
+        raise InputError(f"--output={output}: {obstacle} is not a folder that can be written to")
     compiled.keep(home / "xla")
     try:
         thresholds.threshold(np.arange(2.0), FLAGS.false_alarms)

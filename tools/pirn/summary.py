@@ -19,6 +19,6 @@ def text(path: pathlib.Path, settings: dict[str, Any], good: bundle.Good) -> str
         low, middle, high = np.quantile(good.scores, [0, 0.5, 1])
         lines.append(f"left-out good parts score {low:.3f} to {high:.3f}, median {middle:.3f}")
     else:
-        lines.append("a single part cannot be left out: give two or more for a threshold")
+        lines.append("of one or two parts none can be left out: give three or more for a threshold")
     shown = "none" if limit.kind == "none" else f"{limit.value:.4g}"
     return "\n".join([*lines, f"threshold {shown}: {limit.text}"])

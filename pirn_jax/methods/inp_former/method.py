@@ -15,8 +15,6 @@ from pirn_jax.methods.attention import MLP, Attention, Norm, Prototypes, pair_gr
 from pirn_jax.methods.base import Features, Method, Params, our_choice
 from pirn_jax.methods.inp_former.optimizer import STABLE_ADAMW
 
-SCORES = ("cosine", *residuals.COMPARISONS)
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -48,8 +46,8 @@ class Config:
         for name in ("gather_weight", "mining_exponent"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, not {getattr(self, name)}")
-        if self.score not in SCORES:
-            raise ValueError(f"unknown score {self.score!r}; choose one of {', '.join(SCORES)}")
+        if self.score not in residuals.SCORES:
+            raise ValueError(f"unknown score {self.score!r}; choose one of {', '.join(residuals.SCORES)}")
 
 
 class Network(nn.Module):
@@ -128,6 +126,4 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         return losses.residuals(x, rebuilt)
 
     found = Method(modalities, init, score, loss, optimizer=STABLE_ADAMW)
-    if config.score == "cosine":
-        return found
-    return residuals.scored(found, leave, residuals.compare(config.score, modalities))
+    return residuals.scored(found, leave, config.score)

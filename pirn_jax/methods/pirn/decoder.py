@@ -17,7 +17,6 @@ from pirn_jax.methods.pirn import apr, bpa, mnc, patches, precision, prototypes
 from pirn_jax.methods.pirn.patches import Factored, Patches, PatchesOfBoth
 
 ASSIGNMENTS = ("transport", "softmax", "linear", "sigmoid")
-SCORES = ("cosine", *residuals.COMPARISONS)
 TOKENS = ("scale", "length", "standardise")
 
 
@@ -98,7 +97,7 @@ class Config:
             ("injection", mnc.INJECTIONS),
             ("prototype_start", prototypes.STARTS),
             ("tokens", TOKENS),
-            ("score", SCORES),
+            ("score", residuals.SCORES),
             ("precision", precision.PRECISIONS),
         ):
             if getattr(self, name) not in choices:

@@ -156,9 +156,7 @@ def _functions(config: Config, modalities: tuple[str, ...]) -> Method:
         return losses.unit(scaled) - losses.unit(jax.vmap(patches.dense)(rebuilt))
 
     found = Method(modalities, init, score, loss, precision=config.precision)
-    if config.score == "cosine":
-        return found
-    return residuals.scored(found, leave, residuals.compare(config.score, modalities, config.joint))
+    return residuals.scored(found, leave, config.score, config.joint)
 
 
 def _told(diagnostics: Any) -> dict[str, Float[Array, "2"]]:

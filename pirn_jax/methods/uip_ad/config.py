@@ -6,8 +6,6 @@ import math
 from pirn_jax.methods import residuals
 from pirn_jax.methods.base import our_choice
 
-SCORES = ("cosine", *residuals.COMPARISONS)
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -54,5 +52,5 @@ class Config:
         for name in ("assignment_weight", "entropy_weight", "gather_weight", "mining_exponent"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be finite and not negative, not {getattr(self, name)}")
-        if self.score not in SCORES:
-            raise ValueError(f"unknown score {self.score!r}; choose one of {', '.join(SCORES)}")
+        if self.score not in residuals.SCORES:
+            raise ValueError(f"unknown score {self.score!r}; choose one of {', '.join(residuals.SCORES)}")

@@ -111,6 +111,4 @@ def _functions(config: Config) -> Method:
         return losses.residuals(maps, rebuilt)[None]
 
     found = Method(("unified",), init, score, loss)
-    if config.score == "cosine":
-        return found
-    return residuals.scored(found, leave, residuals.compare(config.score, found.maps))
+    return residuals.scored(found, leave, config.score)
