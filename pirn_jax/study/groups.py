@@ -110,6 +110,8 @@ def run_all(schedule: Schedule) -> list[FinishedGroup]:
     _require_memory(schedule, programs.train, [group for group in unfinished if group.runs[0].shots == ALL])
     finished |= {group.name: _run(schedule, programs, group) for group in unfinished}
     cluster.barrier("groups")
+    if index == 0:
+        storage.remove_groups(schedule.output, but={group.name for group in groups})
     for group in groups:
         if group.name not in finished:
             loaded = _load(schedule, group)
@@ -220,7 +222,8 @@ def _run(schedule: Schedule, programs: _Programs, group: Group) -> FinishedGroup
     spec, stage, watch = schedule.spec, schedule.stage, schedule.watch
     data, support = _of(schedule, group.runs[0]), spec.support(group.runs[0].shots)
     before = dict(watch.seconds)
-    checkpoint = storage.GroupCheckpoint(schedule.output, group.name, schedule.settings, schedule.checkpoint_seconds)
+    settings = {**schedule.settings, "runs": group.runs}
+    checkpoint = storage.GroupCheckpoint(schedule.output, group.name, settings, schedule.checkpoint_seconds)
     with watch.stage("symptoms_s"):
         untrained = _evaluate_untrained(schedule, programs, group, data)
     with watch.stage("train_s"):

@@ -11,6 +11,8 @@ BASE_BYTES = int(1.2 * GIB)
 """Memory of a process that has compiled its programs, without features and parameters (measured)."""
 
 _CGROUP = pathlib.Path("/sys/fs/cgroup")
+_FILES = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"))
+"""Limit of a container and what it takes, by the second and the first version of Linux's control groups."""
 
 
 def available() -> int:
@@ -20,11 +22,25 @@ def available() -> int:
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
         free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for names in _FILES:
+        try:
+            limit, used = (int((_CGROUP / name).read_text()) for name in names)
+        except (OSError, ValueError):
+            continue
+        return min(free, limit - used + _reclaimable(_CGROUP / names[1]))
+    return free
+
+
+def _reclaimable(usage: pathlib.Path) -> int:
+    """Bytes of files that Linux keeps in memory, counts as taken, and drops when somebody needs them."""
     try:
-        limit, used = (int((_CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):
-        return free
-    return min(free, limit - used)
+        lines = (usage.parent / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    # The first version counts the groups below apart.
+    names = ("total_inactive_file", "inactive_file")
+    found = dict(line.split(" ", 1) for line in lines if line.startswith(names))
+    return int(next((found[name] for name in names if name in found), 0))
 
 
 def require(needed: int, what: str, remedy: str) -> None:

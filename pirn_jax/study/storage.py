@@ -7,11 +7,10 @@ Within a group a training continues from its last checkpoint, which holds the op
 
 import hashlib
 import json
-import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,9 +40,9 @@ def check(directory: pathlib.Path, settings: Mapping[str, Any]) -> None:
     Raises:
       InputError: if the directory belongs to a study with other settings, or cannot be used.
     """
-    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise InputError(f"{existing}: not a folder that can be written to; choose another --output_dir")
+    obstacle = atomic.obstacle(directory)
+    if obstacle:
+        raise InputError(f"{obstacle}: not a folder that can be written to; choose another --output_dir")
     path = directory / "settings.json"
     if not path.exists():
         return
@@ -118,6 +117,14 @@ def load_groups(
         group = load_group(directory, path.stem, settings)
         if group is not None:
             yield path.stem, *group
+
+
+def remove_groups(directory: pathlib.Path, but: Collection[str]) -> None:
+    """Removes groups of other names: those of an earlier cut of the runs, with other processes or devices."""
+    for path in (directory / "groups").glob("*.npz"):
+        if path.stem not in but:
+            path.unlink(missing_ok=True)
+            shutil.rmtree(directory / "params" / path.stem, ignore_errors=True)
 
 
 def load_histories(directory: pathlib.Path, settings: Mapping[str, Any]) -> dict[str, dict[str, np.ndarray]]:
@@ -206,7 +213,7 @@ class GroupCheckpoint:
         Args:
           directory: of the study.
           name: of the group.
-          settings: of the study; states of other settings are not continued.
+          settings: of the study, and its runs; states of others are not continued.
           seconds: least time between two of them.
         """
         self.directory = directory.resolve() / "checkpoints" / name
