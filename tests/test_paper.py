@@ -137,6 +137,37 @@ def test_methods_of_table_1_are_asked_for_every_number_of_shots(tmp_path, monkey
     assert rows["50 PIRN"][-3] == "−0.024"
 
 
+@pytest.mark.parametrize(("preset", "expected"), [("default", {5, 60}), ("paper", {5, 60, ALL})])
+def test_all_shots_are_few_shots_where_these_are_every_good_part(preset, expected, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(tables, "run_all", lambda asked, _: seen.extend(asked) or {s: done(s) for s in asked})
+    given = dataclasses.replace(setting(tmp_path, train=60), preset=preset)
+    made = tables.make(1, [5, 60], "procedural", given)
+    assert {study.shots for study in seen} == expected
+    rows = {row[0].strip(): row for row in made.section.grids[0].rows}
+    assert rows["all PIRN"][-1] == rows["10 PIRN"][-1] == "0.700 ± 0.010"
+    assert ("each category has 60 good parts, so all shots are these" in made.section.notes) == (preset == "default")
+    # The paper's preset has layers of its own for all shots; parts of another category may be more.
+    more = {**given.splits, "gear": Splits([record("part")] * 61, [], [])}
+    assert studies.all_shots([5, 60], dataclasses.replace(given, splits=more, preset="default")) == (ALL, [])
+
+
+def test_ablations_take_the_papers_shots_and_no_difference_is_told_of_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "run_all", lambda asked, _: {s: done(s) for s in asked})
+    given = setting(tmp_path)
+    made, few = (tables.make(2, shots, "mvtec3d", given) for shots in ([5, 10, 50], [5]))
+    assert made.section.title.endswith("10 shots")
+    assert few.section.title.endswith("5 shots")
+    assert made.section.grids[0].rows[-1][-1] == "−0.266"
+    assert few.section.grids[0].rows[-1][-3:] == ["–"] * 3
+    numbers = [dict(zip(tables.CSV_HEADER, row, strict=True)) for row in few.numbers]
+    assert {(row["shots"], row["difference"]) for row in numbers} == {(5, None)}
+    table = tables.make(1, [10, 2], "eyecandies", given)
+    rows = {row[0].strip(): row for row in table.section.grids[0].rows}
+    assert [rows[f"{shots} PIRN"][-3] for shots in ("5", "10", "50", "all")] == ["–", "−0.012", "–", "−0.048"]
+    assert "in the rows of 5 stand ours of 2 shots" in table.section.notes
+
+
 def test_studies_have_folders_of_their_own_and_changes_of_both_parts(tmp_path):
     names = [
         study.name for study in (Study(5), Study(10), Study(10, "cfm"), changed(10, apr=False), changed(10, epochs=3))

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.paper import displacement, pictures, published
 from experiments.paper.pictures import Chosen
-from experiments.paper.studies import ALL, Done, Setting, Study, changed, run_all
+from experiments.paper.studies import Done, Setting, Study, all_shots, changed, run_all
 from experiments.paper.tables import OURS, summaries, title
 from experiments.paper.tokens import follow
 from pirn_jax import scoring
@@ -17,6 +17,7 @@ from pirn_jax.report import plots
 from pirn_jax.report.sheet import Grid, Plot, Section
 from pirn_jax.report.tables import seeds_label
 from pirn_jax.study import groups
+from pirn_jax.training.episodes import ALL
 
 FIGURES = (1, 3, 4, 5, 6, 7, 8)
 SHOTS = {1: [5, 10, 50], 7: [5], 8: [5]}
@@ -100,17 +101,19 @@ def make(number: int, shots: Sequence[int], dataset: str, samples: Sequence[Chos
 def _first(asked: Asked) -> Section:
     """Left: image AUROC over shots; right: tokens and prototypes of the first category, in RGB."""
     places = [*map(str, asked.shots), ALL]
-    studies = {(method, shots): Study(shots, name) for method, name in OURS.items() for shots in (*asked.shots, ALL)}
+    every, notes = all_shots(asked.shots, asked.setting)
+    numbers = [*asked.shots, every]
+    studies = {(method, shots): Study(shots, name) for method, name in OURS.items() for shots in numbers}
     done = run_all(studies.values(), asked.setting)
     reference = asked.dataset if asked.dataset in (published.MVTEC, published.EYECANDIES) else published.EYECANDIES
-    series, rows, notes = [], [], []
+    series, rows = [], []
     for method in dict.fromkeys(row.method for row in published.FEW_SHOT):
         told = {row.shots: row.values[reference][0] for row in published.FEW_SHOT if row.method == method}
         values = [told.get(place) for place in places]
         series.append(plots.Series(f"{method} (paper, {title(reference)})", values, [None] * len(values), True))
         rows.append([series[-1].name, *map(_text, values)])
     for method in OURS:
-        found = [done[studies[method, shots]] for shots in (*asked.shots, ALL)]
+        found = [done[studies[method, shots]] for shots in numbers]
         notes += [f"{method} was not run: {of}" for of in found if isinstance(of, str)]
         means = [(None, None) if isinstance(of, str) else summaries(of.content)[0] for of in found]
         values, errors = [mean for mean, _ in means], [error for _, error in means]

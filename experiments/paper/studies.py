@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pirn_jax import methods
@@ -14,9 +14,7 @@ from pirn_jax.study import results, run, storage
 from pirn_jax.study.groups import FinishedGroup
 from pirn_jax.study.spec import Spec
 from pirn_jax.study.stages import Stage
-
-ALL = "all"
-"""Every good part of a category."""
+from pirn_jax.training.episodes import ALL
 
 
 class Study(NamedTuple):
@@ -89,10 +87,19 @@ class Setting:
     stage: Stage
 
 
+def all_shots(few: Sequence[int], setting: Setting) -> tuple[int | str, list[str]]:
+    """`ALL`, or the one of the few shots that is every good part and trains alike; and what there is to say of it."""
+    counts = {len(of.train) for of in setting.splits.values()}
+    for count in few:
+        if counts == {count} and setting.preset == "default":
+            return count, [f"each category has {count} good parts, so all shots are these"]
+    return ALL, []
+
+
 def refusal(study: Study, splits: Mapping[str, Splits]) -> str:
-    """A sentence where the samples or this version do not allow a study; else empty."""
+    """A sentence where there are too few samples for a study; else empty."""
     if study.shots == ALL:
-        return "" if "paper_all" in methods.find("pirn").presets else "this version has no --shots=all"
+        return ""
     fewest = min(splits, key=lambda category: len(splits[category].train))
     count = len(splits[fewest].train)
     return f"{fewest} has {count} good parts, fewer than {study.shots}" if count < int(study.shots) else ""

@@ -5,18 +5,21 @@ from typing import Any, NamedTuple
 
 from experiments.paper import published
 from experiments.paper.published import MVTEC, TITLES, Values
-from experiments.paper.studies import ALL, Done, Setting, Study, changed, run_all
+from experiments.paper.studies import Done, Setting, Study, all_shots, changed, run_all
 from pirn_jax.report.sheet import Grid, Section
 from pirn_jax.report.tables import METRICS, UNDEFINED, score_text, seeds_label, summarize
+from pirn_jax.training.episodes import ALL
 
 COLUMNS = ("AUROC_I", "AUROC_P", "AUPRO")
 TABLES = (1, 2, 3, 4, 5, 6, 9, 10, 11)
-SHOTS = {1: [5, 10, 50]}
+_FEW = ("5", "10", "50")
+SHOTS = {1: list(map(int, _FEW))}
 """Few shots of tables with others than 10."""
 
 CSV_HEADER = (
     "table",
     "row",
+    "shots",
     "column",
     "published",
     "published_dataset",
@@ -71,11 +74,18 @@ class Line(NamedTuple):
       name: of the row.
       published: by data set.
       study: behind our numbers, None where there is none.
+      shots: the paper's, as text.
     """
 
     name: str
     published: Mapping[str, Values]
     study: Study | None
+    shots: str = "10"
+
+    @property
+    def comparable(self) -> bool:
+        """Whether both learned from the same number of good parts."""
+        return self.study is not None and self.shots in ("all", str(self.study.shots))
 
 
 class Made(NamedTuple):
@@ -100,38 +110,48 @@ def make(number: int, shots: Sequence[int], dataset: str, setting: Setting) -> M
 
     Args:
       number: one of `TABLES`.
-      shots: of Table 1's few-shot rows; the first stands for the 10 of all others.
+      shots: of Table 1's few-shot rows; 10 of these, or the first, is that of all other tables.
       dataset: ours.
       setting: of all studies.
     """
     if number == 1:
         return _few_shot(shots, dataset, setting)
+    few = 10 if 10 in shots else shots[0]
     if number in _ABLATIONS:
         heading, told, changes, notes = _ABLATIONS[number]
-        lines = [Line(name, {MVTEC: told[name]}, changed(shots[0], **changes[name])) for name in told]
-        return _means(number, f"{heading}, {shots[0]} shots", lines, dataset, setting, notes)
+        lines = [Line(name, {MVTEC: told[name]}, changed(few, **changes[name])) for name in told]
+        return _means(number, f"{heading}, {few} shots", lines, dataset, setting, notes)
     if number == 10:
         lines = [
-            Line(name, {MVTEC: values}, Study(shots[0], encoder=_BACKBONES[name]))
+            Line(name, {MVTEC: values}, Study(few, encoder=_BACKBONES[name]))
             for name, values in published.BACKBONES.items()
         ]
-        lines.append(Line(f"ours: {setting.encoder.name}", {}, changed(shots[0])))
-        return _means(number, f"encoders, {shots[0]} shots", lines, dataset, setting, [])
+        lines.append(Line(f"ours: {setting.encoder.name}", {}, changed(few)))
+        return _means(number, f"encoders, {few} shots", lines, dataset, setting, [])
     if number == 6:
-        return _real_iad(shots, dataset, setting)
-    return _per_category(number, shots, dataset, setting)
+        return _real_iad(few, dataset, setting)
+    return _per_category(number, few, dataset, setting)
 
 
 def _few_shot(shots: Sequence[int], dataset: str, setting: Setting) -> Made:
-    def study(row: published.FewShot) -> Study | None:
-        asked = {**dict(zip(("5", "10", "50"), shots, strict=False)), "all": ALL}.get(row.shots)
-        return Study(asked, OURS[row.method]) if asked is not None and row.method in OURS else None
+    every, notes = all_shots(shots, setting)
+    asked = {**_rows_of(shots[: len(_FEW)]), "all": every}
 
-    lines = [Line(f"{row.shots:>3} {row.method}", row.values, study(row)) for row in published.FEW_SHOT]
-    notes = [_NOT_HERE]
-    if list(shots) != [5, 10, 50]:
-        notes.append(f"ours are of {', '.join(map(str, shots))} shots, in the places of 5, 10 and 50")
+    def study(row: published.FewShot) -> Study | None:
+        return Study(asked[row.shots], OURS[row.method]) if row.shots in asked and row.method in OURS else None
+
+    lines = [Line(f"{row.shots:>3} {row.method}", row.values, study(row), row.shots) for row in published.FEW_SHOT]
+    notes = [_NOT_HERE, *notes]
+    moved = [f"{place} stand ours of {count}" for place, count in asked.items() if place not in (str(count), "all")]
+    if moved:
+        notes.append(f"in the rows of {', of '.join(moved)} shots")
     return _means(1, "few shots and all", lines, dataset, setting, notes)
+
+
+def _rows_of(shots: Sequence[int]) -> dict[str, int]:
+    """Rows of Table 1 and the numbers of good parts in them: the paper's own, and others in the rows that are left."""
+    left = [row for row in _FEW if int(row) not in shots]
+    return {str(count) if str(count) in _FEW else left.pop(0): count for count in shots}
 
 
 def _means(
@@ -145,7 +165,8 @@ def _means(
         found = done.get(line.study) if line.study else None
         ours = summaries(found.content) if isinstance(found, Done) else [(None, None)] * len(COLUMNS)
         paper = {of: line.published.get(of, (None,) * len(COLUMNS)) for of in told}
-        apart = [_apart(mine[0], theirs) for mine, theirs in zip(ours, paper.get(dataset, ()), strict=False)]
+        beside = paper[dataset] if same and line.comparable else [None] * len(COLUMNS)
+        apart = [_apart(*of) for of in zip((mean for mean, _ in ours), beside, strict=True)] if same else []
         cells = [score_text(value, None) for of in told for value in paper[of]]
         cells += [score_text(*of) for of in ours] + list(map(_signed, apart))
         rows.append([line.name, *cells])
@@ -185,11 +206,11 @@ def _signed(value: float | None) -> str:
 def _numbers(
     number: int, line: Line, dataset: str, ours: Sequence[tuple[float | None, float | None]]
 ) -> list[list[Any]]:
-    found = []
+    found, shots = [], None if line.study is None else line.study.shots
     for i, (column, (mean, std)) in enumerate(zip(METRICS, ours, strict=True)):
         for of, values in line.published.items() or {"": (None,) * len(COLUMNS)}.items():
-            apart = _apart(mean, values[i]) if of == dataset else None
-            found.append([number, line.name.strip(), column, values[i], of, mean, std, dataset, apart])
+            apart = _apart(mean, values[i]) if of == dataset and line.comparable else None
+            found.append([number, line.name.strip(), shots, column, values[i], of, mean, std, dataset, apart])
     return found
 
 
@@ -207,7 +228,7 @@ class Block(NamedTuple):
     published: Mapping[str, Mapping[str, float | None]]
 
 
-def _per_category(number: int, shots: Sequence[int], dataset: str, setting: Setting) -> Made:
+def _per_category(number: int, few: int, dataset: str, setting: Setting) -> Made:
     columns = (*published.MVTEC_CATEGORIES, "mean")
     blocks = [
         Block(metric, METRICS[metric], {name: _named(columns, values) for name, values in rows.items()})
@@ -215,14 +236,14 @@ def _per_category(number: int, shots: Sequence[int], dataset: str, setting: Sett
     ]
     where = "" if number == 5 else ", printed again in the appendix"
     heading = f"categories, all shots{where}"
-    return _categories(number, heading, blocks, (MVTEC, columns), shots, dataset, setting, [_NOT_HERE])
+    return _categories(number, heading, blocks, (MVTEC, columns), few, dataset, setting, [_NOT_HERE])
 
 
 def _named(columns: Sequence[str], values: Values) -> Mapping[str, float | None]:
     return dict(zip(columns, values, strict=True))
 
 
-def _real_iad(shots: Sequence[int], dataset: str, setting: Setting) -> Made:
+def _real_iad(few: int, dataset: str, setting: Setting) -> Made:
     names = tuple(dict.fromkeys(name for told in published.REALIAD_TOLD.values() for name in told))
     blocks = []
     for i, metric in enumerate(("image_auroc", "pixel_auroc")):
@@ -233,7 +254,7 @@ def _real_iad(shots: Sequence[int], dataset: str, setting: Setting) -> Made:
         blocks.append(Block(metric, METRICS[metric], told))
     notes = ["of the paper's table the averages and the categories that its text names are legible in the copy at hand"]
     columns = published.REALIAD, (*names, "mean")
-    return _categories(6, "Real-IAD D3, all shots", blocks, columns, shots, dataset, setting, notes)
+    return _categories(6, "Real-IAD D3, all shots", blocks, columns, few, dataset, setting, notes)
 
 
 def _categories(
@@ -241,13 +262,13 @@ def _categories(
     heading: str,
     blocks: Iterable[Block],
     columns: tuple[str, Sequence[str]],
-    shots: Sequence[int],
+    few: int,
     dataset: str,
     setting: Setting,
     notes: Sequence[str],
 ) -> Made:
     """Blocks of the paper's rows and ours; where the data sets differ, in tables of their own."""
-    studies = {"PIRN, all shots (ours)": Study(ALL), f"PIRN, {shots[0]} shots (ours)": Study(shots[0])}
+    studies = {"PIRN, all shots (ours)": Study(ALL), f"PIRN, {few} shots (ours)": Study(few)}
     done = run_all(studies.values(), setting)
     of, published_columns = columns
     same = of == dataset
@@ -269,12 +290,12 @@ def _categories(
             if apart:
                 rows.append(["ours - paper", *(_signed(apart[column]) for column in mine)])
             numbers += [
-                [number, name, f"{block.metric}, {c}", theirs.get(c) if same else None, of if same else "", *values[c]]
-                + [dataset, apart.get(c)]
+                [number, name, study.shots, f"{block.metric}, {c}", theirs.get(c) if same else None, of if same else ""]
+                + [*values[c], dataset, apart.get(c)]
                 for c in mine
             ]
         numbers += [
-            [number, f"{name} (paper)", f"{block.metric}, {column}", value, of, None, None, "", None]
+            [number, f"{name} (paper)", ALL, f"{block.metric}, {column}", value, of, None, None, "", None]
             for name, told in block.published.items()
             for column, value in told.items()
         ]
