@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from experiments.suites import (
     encoder,
@@ -37,7 +37,9 @@ from experiments.suites import (
     train,
 )
 from pirn_jax import atomic
+from pirn_jax.data.problems import InputError
 from pirn_jax.study import results, storage
+from tools import console
 
 SUITES = {
     "seeds": seeds.measure,
@@ -124,32 +126,36 @@ def _digits(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def main(arguments: list[str]) -> None:
-    """Runs the suites and writes what they found."""
-    del arguments
+def _run() -> None:
     if _MARKDOWN.value:
         try:
-            content = json.loads(pathlib.Path(_MARKDOWN.value).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            sys.exit(f"error: --markdown={_MARKDOWN.value} cannot be read ({error}); give a benchmark.json")
-        print(markdown(content))
+            print(markdown(json.loads(pathlib.Path(_MARKDOWN.value).read_text("utf-8"))))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            told = f"--markdown={_MARKDOWN.value} cannot be read ({error}); give a benchmark.json"
+            raise InputError(told) from error
         return
-    # Libraries tell of every step of a checkpoint.
-    logging.set_verbosity(logging.WARNING)
     unknown = set(_SUITE.value) - set(SUITES)
     if unknown:
-        raise app.UsageError(f"unknown suite {', '.join(sorted(unknown))}; choose from {', '.join(SUITES)}")
+        raise InputError(f"unknown suite {', '.join(sorted(unknown))}; choose from {', '.join(SUITES)}")
     found, output = {}, pathlib.Path(_OUTPUT.value)
     for name in _SUITE.value:
         try:
             found[name] = SUITES[name](_REPEATS.value)
         except ImportError as error:
-            sys.exit(f"error: suite {name} needs {error.name}: pip install 'pirn_jax[{_EXTRAS[name]}]'")
+            if name not in _EXTRAS:
+                raise
+            told = f"suite {name} needs {error.name}: pip install 'pirn_jax[{_EXTRAS[name]}]'"
+            raise InputError(told) from error
         for case, values in found[name].items():
             print(f"{name} {case}: {_row(values)}", flush=True)
         if name in _PLOTS:
             atomic.write_text(output / f"{name}.svg", _PLOTS[name](found[name]))
         storage.write_json(output / "benchmark.json", {"machine": machine(), "suites": found})
+
+
+def main(arguments: list[str]) -> None:
+    """Runs the suites and writes what they found."""
+    console.run(_run, arguments, places="--output_dir and PIRN_CACHE")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from experiments import builtin_parts
 from experiments.by_modality import COLUMNS, table
 from experiments.choice_studies import STUDIES, label, spec_of
 from pirn_jax import cache
+from pirn_jax.data.problems import InputError
 from pirn_jax.study import run, storage
 from pirn_jax.training import compiled
 from tools import console
@@ -28,6 +29,8 @@ _OUTPUT = flags.DEFINE_string("output_dir", "outputs/choices", "Where the studie
 
 
 def _run() -> None:
+    if not _PARTS_SEEDS.value or not all(text.isdecimal() for text in _PARTS_SEEDS.value):
+        raise InputError(f"--parts_seeds={','.join(_PARTS_SEEDS.value)}: give one or more whole numbers")
     home, output = cache.cache_directory(), pathlib.Path(_OUTPUT.value)
     compiled.keep(home / "xla")
     found: dict[str, dict[str, list[float]]] = {}
@@ -51,7 +54,7 @@ def _run() -> None:
 
 def main(arguments: list[str]) -> None:
     """Prints one row for each setting: means over categories, mean and deviation over seeds."""
-    console.run(_run, arguments, places="--output_dir and PIRN_CACHE", refusals=(ValueError,))
+    console.run(_run, arguments, places="--output_dir and PIRN_CACHE", refusals=(InputError, ValueError))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Each method runs with its default preset and keeps its study under --output_dir;
 interrupted comparison.
 """
 
+import dataclasses
 import math
 import pathlib
 from typing import Any
@@ -35,7 +36,7 @@ _ENCODER = flags.DEFINE_string("encoder", pretrained.DEFAULT, "Frozen encoder, o
 _GRID = flags.DEFINE_integer("grid", 0, "Patches along a side; by default the finest of the encoders'.", lower_bound=0)
 _OUTPUT = flags.DEFINE_string("output_dir", "outputs/compare", "Where the studies and the page go.")
 _DEBUG = flags.DEFINE_bool(
-    "debug", False, "Built-in parts of two categories, 2 shots, 2 seeds, 2 epochs, a small grid."
+    "debug", False, "Two categories of the built-in parts, 2 shots, 2 seeds, 2 epochs, a small grid."
 )
 
 _PAGE = "compare.html"
@@ -57,7 +58,7 @@ def _specs() -> dict[str, Spec]:
                 raise InputError(f"--methods={name}: unknown; choose from {', '.join(METHODS)}, or all")
             config, recipe, _ = METHODS[name].presets["default"]
             if _DEBUG.value and recipe:
-                recipe = base.Recipe(2, recipe.learning_rate, recipe.batch_size)
+                recipe = dataclasses.replace(recipe, epochs=2)
             given = flags.FLAGS.dataset, shots, _SEEDS.value, name, config, recipe, encoder, preparation
             found[name] = Spec(*given, grid=_GRID.value, options=dataset_flags.options())
     except ValueError as error:
@@ -96,7 +97,7 @@ def _rows(specs: dict[str, Spec], found: dict[str, dict[str, Any]], splits: dict
         if specs[name].dataset == catalogue.BUILT_IN:
             one = {**content, "results": {shots: content["results"][shots]}}
             table = by_modality.table(one).values()
-            cells = [tables.mean_text([row[kind] for row in table if kind in row]) for kind in _KINDS]
+            cells = [tables.mean_text([row[kind] for row in table]) for kind in _KINDS]
         cells += tables.mean_row(content, shots)
         rows.append((name, [*cells, *_costs(specs[name], content, splits)]))
         rows += [
@@ -138,7 +139,10 @@ def _columns(dataset: str) -> list[str]:
 
 def _run() -> None:
     if _DEBUG.value:
-        for name, value in {"shots": ["2"], "seeds": 2, "grid": 8, "categories": ["gear", "knob"]}.items():
+        smaller = {"shots": ["2"], "seeds": 2, "grid": 8}
+        if flags.FLAGS.dataset == catalogue.BUILT_IN:
+            smaller["categories"] = ["gear", "knob"]
+        for name, value in smaller.items():
             if not flags.FLAGS[name].present:
                 flags.FLAGS[name].value = value
     output = pathlib.Path(_OUTPUT.value)

@@ -149,4 +149,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    console.define_help("experiments.metric_settings", "tools.image_score", "tools.dataset_flags")
     app.run(main)

@@ -95,6 +95,8 @@ def _run() -> None:
     found: dict[int, list[Rates]] = {count: [] for count in counts}
     for category in _CATEGORIES.value or builtin_parts.procedural.CATEGORIES:
         placed, sizes = _good(spec, category)
+        if max(counts) >= len(sizes):
+            raise InputError(f"--parts={max(counts)}: {category} has {len(sizes)} good parts, and some must be new")
         for count in counts:
             with console.stage(f"{category}, {count} parts", _DRAWS.value) as advance:
                 for _ in range(_DRAWS.value):

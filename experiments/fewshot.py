@@ -9,7 +9,9 @@ interrupted study.
 """
 
 import pathlib
+import re
 
+import numpy as np
 from absl import app, flags
 
 from experiments import builtin_parts, metric_settings, processes
@@ -40,7 +42,7 @@ flags.DEFINE_float(
     "GiB for features; with --shots=all those beyond are read from the cache as steps need them.",
     lower_bound=0.0,
 )
-flags.DEFINE_string("output_dir", None, "Where results go; by default outputs/ and the name of the study.")
+flags.DEFINE_string("output_dir", None, "Where results go; by default outputs/ and what was asked for.")
 flags.DEFINE_float("checkpoint_minutes", 2.0, "Least time between checkpoints within a group of runs.", lower_bound=0.0)
 flags.DEFINE_enum("save_maps", "first", ("none", "first", "all"), "Seeds whose fused anomaly maps are written.")
 flags.DEFINE_bool("tensorboard", False, "Also write event files of TensorBoard, to tensorboard/ in --output_dir.")
@@ -49,8 +51,8 @@ flags.DEFINE_bool("plan", False, "Print models, steps, bytes and minutes of the 
 flags.DEFINE_integer("cell", None, "Of a grid of hyperparameters, run this cell alone, from 0.", lower_bound=0)
 
 FLAGS = flags.FLAGS
-_HELP = ("tools.study_flags", "tools.dataset_flags", "tools.image_score", "tools.method_flags")
-_HELP += ("experiments.metric_settings", "experiments.processes")
+_OF_STUDY = ("tools.study_flags", "tools.dataset_flags", "tools.image_score", "tools.method_flags")
+_OF_STUDY += ("experiments.metric_settings",)
 
 
 def _apply_debug() -> None:
@@ -87,12 +89,21 @@ def _specs() -> dict[str, Spec]:
 def _output_directory(spec: Spec) -> pathlib.Path:
     if FLAGS.output_dir is not None:
         return pathlib.Path(FLAGS.output_dir)
-    name = f"{spec.dataset.replace(':', '-').replace('/', '-')}-{'-'.join(map(str, spec.shots))}shots-{spec.seeds}seeds"
+    name = f"{spec.dataset}-{'-'.join(map(str, spec.shots))}shots-{spec.seeds}seeds"
     # The default method's and preset's names go without saying.
     chosen = [
         value for value, flag in ((spec.method, "method"), (spec.preset, "preset")) if value != FLAGS[flag].default
     ]
-    return pathlib.Path("outputs") / "-".join([name, *chosen, *method_flags.grid(), *["debug"] * FLAGS.debug])
+    words = [name, *chosen, *method_flags.grid(), *_told(), *["debug"] * FLAGS.debug]
+    return pathlib.Path("outputs") / re.sub(r"[^\w.,=+-]", "-", "-".join(words))
+
+
+def _told() -> list[str]:
+    """Flags that were given and tell studies apart, as NAME=VALUE, but for those with a place of their own."""
+    known, modules = {"dataset", "data_dir", "method", "preset", *method_flags.grid()}, FLAGS.flags_by_module_dict()
+    given = [flag for module in (*_OF_STUDY, *method_flags.help_groups()) for flag in modules[module] if flag.present]
+    values = {flag.name: flag.value for flag in given if flag.name not in known}
+    return sorted(f"{name}={','.join(map(str, np.atleast_1d(value)))}" for name, value in values.items())
 
 
 def _chosen(specs: dict[str, Spec]) -> dict[str, Spec]:
@@ -172,5 +183,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    console.define_help(*_HELP, *method_flags.help_groups())
+    console.define_help(*_OF_STUDY, "experiments.processes", *method_flags.help_groups())
     app.run(main)

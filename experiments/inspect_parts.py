@@ -63,7 +63,7 @@ def _choose(directory: pathlib.Path) -> Run:
     if _CATEGORY.value is None and len(categories) != 1:
         raise InputError(f"{directory}: say whose training to take with --category={{{','.join(categories)}}}")
     category = _CATEGORY.value or categories[0]
-    if _SHOTS.value not in (None, episodes.ALL) and not _SHOTS.value.isdecimal():
+    if _SHOTS.value not in (None, episodes.ALL) and not (_SHOTS.value.isdecimal() and int(_SHOTS.value)):
         raise InputError(f"--shots={_SHOTS.value}: give a whole number above zero, or {episodes.ALL}")
     largest = episodes.most([run.shots for run in there if run.category == category] or [0])
     given = _SHOTS.value if _SHOTS.value == episodes.ALL else int(_SHOTS.value or 0)
@@ -135,4 +135,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    console.define_help("tools.dataset_flags")
     app.run(main)

@@ -2,7 +2,7 @@
 
     python -m experiments.step_profile --channels=256
 
-Trains ten runs of a default study's sizes on random features: 10 shots, 256 patches, batches of 4. Times are those of
+Trains ten runs of a small study's sizes on random features: 10 shots, 256 patches, batches of 4. Times are those of
 the kernels of one step, divided by runs, of one call alone: on a CPU the share of the runs that one call takes. Below
 the table stand the wall time of that call, that of all runs, whose calls go side by side, what XLA's cost analysis
 counts in a step, and the least that any order of work would take.

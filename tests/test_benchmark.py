@@ -95,7 +95,7 @@ def test_the_command_writes_numbers_with_the_machine_and_the_plot(tmp_path, monk
     monkeypatch.setitem(benchmark.SUITES, "scaling", lambda repeats: scaling.cases(power_laws()[0]))
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver(suite=["scaling"], output_dir=str(tmp_path)):
+    with flagsaver.flagsaver(suite=["scaling"], output_dir=str(tmp_path)), pytest.raises(SystemExit):
         benchmark.main([])
     assert ET.parse(tmp_path / "scaling.svg").getroot().tag == f"{SVG}svg"
     found = json.loads((tmp_path / "benchmark.json").read_text("utf-8"))
@@ -106,16 +106,25 @@ def test_the_command_writes_numbers_with_the_machine_and_the_plot(tmp_path, monk
     assert machine["command"].startswith("python -m experiments.benchmark")
     assert {"jax", "device", "numpy"} <= machine["versions"].keys()
     capsys.readouterr()
-    with flagsaver.flagsaver(markdown=str(tmp_path / "benchmark.json")):
+    with flagsaver.flagsaver(markdown=str(tmp_path / "benchmark.json")), pytest.raises(SystemExit):
         benchmark.main([])
     printed = capsys.readouterr().out
     assert f"{machine['cores']} cores" in printed
     assert "| shots, 200 | 0.03 | 6 | 200 | 200 |" in printed
 
 
-def test_a_file_of_tables_that_is_not_there_is_a_sentence(tmp_path):
-    with flagsaver.flagsaver(markdown=str(tmp_path / "none.json")), pytest.raises(SystemExit, match="cannot be read"):
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"results": 1}'])
+def test_a_file_of_tables_that_is_not_there_or_another_is_a_sentence(tmp_path, content):
+    path = tmp_path / "found.json"
+    if content is not None:
+        path.write_text(content)
+    with flagsaver.flagsaver(markdown=str(path)), pytest.raises(SystemExit, match="cannot be read"):
         benchmark.main([])
+
+
+def test_a_suite_without_its_flag_is_refused():
+    with pytest.raises(SystemExit, match="'encoder' is no flag"):
+        benchmark.main(["benchmark", "encoder"])
 
 
 def test_tables_leave_out_what_a_case_lacks():

@@ -1,4 +1,4 @@
-"""What every command does with Ctrl-C."""
+"""What every command does with Ctrl-C, --help and numbers that cannot be."""
 
 import contextlib
 import os
@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests import commands
 from tools import console
 
 
@@ -65,3 +66,24 @@ def test_other_errors_are_not_taken_for_a_missing_device(monkeypatch):
 
     with pytest.raises(RuntimeError, match="a fault of the program"):
         console.run(fail, ["command"], places="--output_dir")
+
+
+@pytest.mark.parametrize(
+    ("module", "flags"),
+    [
+        ("tools.check_dataset", ("--data_dir", "--workers")),
+        ("tools.prepare_normals", ("--data_dir", "--png_dir")),
+        ("experiments.evaluate", ("--data_dir", "--metrics", "--image_score")),
+        ("experiments.inspect_parts", ("--data_dir", "--run")),
+    ],
+)
+def test_help_shows_the_flags_that_documents_name(module, flags):
+    done = commands.run(module, "--help")
+    assert done.returncode == 0, done.stderr
+    assert all(f"{flag}:" in done.stdout for flag in flags), done.stdout
+
+
+def test_seeds_that_are_no_numbers_are_refused():
+    done = commands.run("experiments.choices", "--study=fusion", "--parts_seeds=x")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --parts_seeds=x: give one or more whole numbers")

@@ -4,6 +4,8 @@ import csv
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import jax
@@ -297,6 +299,19 @@ def test_places_that_cannot_be_written_are_named(place, cache, tmp_path):
     assert "Traceback" not in errors
 
 
+def test_the_default_folder_is_named_by_what_was_asked_for():
+    program = (
+        "from absl import flags\nfrom experiments import fewshot\n"
+        "flags.FLAGS(['fewshot', '--shots=2', '--seeds=1', '--encoder=a/b', '--sigma=2', '--data_dir=/x', '--noapr'])\n"
+        "from types import SimpleNamespace as S\n"
+        "print(fewshot._output_directory(S(dataset='tfds:x', shots=(2,), seeds=1, method='pirn', preset='default')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=commands.ROOT
+    )
+    assert done.stdout.strip() == "outputs/tfds-x-2shots-1seeds-apr=False-encoder=a-b-sigma=2.0", done.stderr
+
+
 WRONG = {
     "unknown flag": (("--shot=3",), "shot"),
     "unknown encoder": (("--encoder=resnet",), "unknown encoder 'resnet'"),
@@ -304,7 +319,7 @@ WRONG = {
     "no encoder": (("--encoder=setup.cfg",), "setup.cfg is "),
     "blocks": (("--blocks=1,two",), "--blocks=1,two"),
     "missing block": (("--encoder=builtin", "--blocks=13"), "blocks (13,)"),
-    "blocks of several": (("--blocks=2,3",), "blocks of 1 encoders for 3: builtin,lite1,chroma"),
+    "blocks of several": (("--blocks=2,3",), "--blocks=2,3: blocks are those of one encoder; give --encoder=NAME"),
     "encoder twice": (("--encoder=builtin,builtin",), "encoders builtin,builtin: give each once"),
     "input size of one": (("--encoder=builtin,lite0", "--input_size=232"), "the encoder's patch, 14 pixels"),
     "grid": (("--grid=15",), "--grid=15 does not divide --input_size=224"),

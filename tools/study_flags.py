@@ -49,6 +49,8 @@ def fields() -> dict[str, Any]:
     if not math.isfinite(FLAGS.sigma):
         raise ValueError(f"--sigma={FLAGS.sigma}: give a number of pixels, 0 for no smoothing")
     blocks = _parse_blocks(FLAGS.blocks)
+    if blocks is not None and "," in FLAGS.encoder:
+        raise ValueError(f"--blocks={FLAGS.blocks}: blocks are those of one encoder; give --encoder=NAME with it")
     return {
         "encoder": pretrained.load(FLAGS.encoder, None if blocks is None else [blocks]),
         "modalities": tuple(FLAGS.modalities),

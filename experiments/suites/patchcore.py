@@ -1,6 +1,6 @@
 """PatchCore beside PyTorch's: building the banks of ten runs, and scoring with them.
 
-Sizes are those of a default study: 10 shots, 256 patches, the built-in encoder's 256 channels, 60 test samples, two
+Sizes are those of a small study: 10 shots, a grid of 16, the built-in encoder's 256 channels, 60 test samples, two
 modalities. Everything is in seconds per run, scoring per run and sample. Ours builds and scores ten runs in one
 compiled program, the reference one run after another, of which one stands for all. `floor` is the time in which this
 machine could do the products of scoring, or move the bytes of a coreset, whose every choice reads all candidates once;

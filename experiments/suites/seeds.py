@@ -4,10 +4,8 @@
 features to metrics.
 """
 
-import contextlib
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -21,6 +19,7 @@ from pirn_jax.methods import pirn
 from pirn_jax.methods.base import Recipe
 from pirn_jax.study import run as study
 from pirn_jax.study.spec import Spec
+from pirn_jax.study.stages import hidden
 from pirn_jax.training import compiled, episodes
 from pirn_jax.training import train as training
 from pirn_jax.training.episodes import Run
@@ -59,10 +58,4 @@ def _study(count: int) -> None:
     encoder = pretrained.load("random")
     spec = Spec("procedural", (_SHOTS,), count, "pirn", pirn.Config(score="cosine"), recipe, encoder, Preparation())
     with tempfile.TemporaryDirectory() as directory:
-        study.run(spec, splits, pathlib.Path(directory), _quiet)
-
-
-@contextlib.contextmanager
-def _quiet(title: str, total: int) -> Iterator[Callable[..., None]]:
-    del title, total
-    yield lambda *_: None
+        study.run(spec, splits, pathlib.Path(directory), hidden)

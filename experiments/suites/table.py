@@ -3,7 +3,7 @@
 On a CPU 2 categories, 5 and 10 shots, 10 seeds, so 40 models, and 20 test parts with masks of 192x192 pixels a
 category. On an accelerator the size of MVTec 3D-AD: 10 categories, 5, 10 and 50 shots, so 300 models, and 120 test
 parts with 670x670 pixels, about the mean area of its images. Features are random, of the size of the built-in
-encoder's, 256 patches of 256 channels; the recipe and the config are those of a default study.
+encoder's, 256 patches of 256 channels; the recipe and the config are those of the suite `train`.
 
 Ours is measured whole: groups of runs as a study cuts them, tracing included, XLA's compilation apart (`compile_s`,
 that of the first round). The reference trains, scores and measures one model after another; one model is measured
