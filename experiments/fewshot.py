@@ -11,7 +11,6 @@ interrupted study.
 import pathlib
 import re
 
-import numpy as np
 from absl import app, flags
 
 from experiments import builtin_parts, metric_settings, processes
@@ -103,7 +102,9 @@ def _told() -> list[str]:
     known, modules = {"dataset", "data_dir", "method", "preset", *method_flags.grid()}, FLAGS.flags_by_module_dict()
     given = [flag for module in (*_OF_STUDY, *method_flags.help_groups()) for flag in modules[module] if flag.present]
     values = {flag.name: flag.value for flag in given if flag.name not in known}
-    return sorted(f"{name}={','.join(map(str, np.atleast_1d(value)))}" for name, value in values.items())
+    return sorted(
+        f"{name}={','.join(map(str, of)) if isinstance(of, (list, tuple)) else of}" for name, of in values.items()
+    )
 
 
 def _chosen(specs: dict[str, Spec]) -> dict[str, Spec]:

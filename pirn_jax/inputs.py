@@ -12,7 +12,7 @@ import PIL.Image
 
 from pirn_jax import cache
 from pirn_jax.cache import Prepared
-from pirn_jax.data import plausibility, sample
+from pirn_jax.data import sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record, Sample
 from pirn_jax.data.views import View
@@ -24,10 +24,11 @@ from pirn_jax.geometry import (
     normal_images,
     normals,
     normals_open3d,
+    plausibility,
     viewing,
 )
 
-_CACHE_VERSION = "5"
+_CACHE_VERSION = "6"
 """Part of every cache key; changes whenever the same files and settings would give other inputs."""
 
 NORMALS = {"exact": normals.estimate, "open3d": normals_open3d.estimate}

@@ -10,11 +10,11 @@ import pytest
 import tifffile
 
 from pirn_jax import cache, inputs
-from pirn_jax.data import plausibility, sample
+from pirn_jax.data import sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Files, Record, Sample
 from pirn_jax.data.scans import Cloud, Depth, Intrinsics, NormalMap
-from pirn_jax.geometry import depth_images
+from pirn_jax.geometry import depth_images, plausibility
 from pirn_jax.inputs import Preparation
 
 WHOLE = Preparation(28, foreground="none")

@@ -29,9 +29,21 @@ def test_a_row_reaches_to_the_nearest_row_of_another_sample_and_a_share_of_the_m
     np.testing.assert_allclose(np.reshape(found, (3, 3, 4)), expected, rtol=1e-4)
 
 
-def test_rows_of_a_single_sample_reach_equally_far():
-    found = nearest.reaches(jnp.asarray(ROWS[:, :1]), jnp.asarray(MASK[:1]), MAPS)
-    np.testing.assert_array_equal(found, np.ones((3, 4)))
+def test_a_row_of_a_single_sample_reaches_to_the_nearest_other_row():
+    found = nearest.reaches(jnp.asarray(ROWS[:, :1]), jnp.asarray(MASK[:1]), MAPS, 0.5)
+    apart = squared(ROWS[:, 0], ROWS[:, 0])
+    apart[:, :, ~MASK[0]] = np.inf
+    expected = np.sort(apart, axis=-1)[..., 1][:, MASK[0]]
+    np.testing.assert_allclose(found[:, MASK[0]], expected + 0.5 * expected.mean(-1, keepdims=True), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "rows", [ROWS[:, :1, :1], np.ones((2, 1, 4, 2), np.float32), np.ones((2, 3, 4, 2), np.float32)]
+)
+def test_rows_that_are_all_one_or_one_alone_reach_equally_far(rows):
+    mask = np.ones(rows.shape[1:3], bool)
+    found = nearest.reaches(jnp.asarray(rows), jnp.asarray(mask), MAPS)
+    np.testing.assert_array_equal(found, np.ones((3, mask.size)))
 
 
 @pytest.mark.parametrize("with_reach", [False, True])

@@ -8,9 +8,10 @@ import PIL.Image
 import pytest
 import tifffile
 
-from pirn_jax.data import clouds, eyecandies, folder, images, maps, plausibility, sample, settings
+from pirn_jax.data import clouds, eyecandies, folder, images, maps, sample, settings
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.scans import Depth, Intrinsics
+from pirn_jax.geometry import plausibility
 
 HEIGHT, WIDTH = 12, 16
 
@@ -162,6 +163,13 @@ def test_a_depth_that_no_camera_sees_in_place_of_holes_is_noted(depth):
     xyz[3:5, 4:9, 2] = depth
     note = plausibility.scan_note(xyz)
     assert f"5% of its points lie at one depth, {depth:g} m, far before the rest; write (0, 0, 0)" in note
+
+
+def test_of_a_single_point_there_is_nothing_to_say():
+    xyz = np.zeros((6, 8, 3), np.float32)
+    xyz[2, 3] = 0.1, 0.1, 0.5
+    assert "all its points have one x or one y" in plausibility.scan_note(xyz)
+    assert plausibility._frame_note(xyz, xyz.any(-1)) == ""
 
 
 def test_a_plane_that_heights_are_measured_from_is_not_far():

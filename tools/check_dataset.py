@@ -15,9 +15,10 @@ import numpy as np
 from absl import app, flags
 
 from pirn_jax import inputs
-from pirn_jax.data import datasets, plausibility, sample
+from pirn_jax.data import datasets, sample
 from pirn_jax.data.problems import InputError, Problems
 from pirn_jax.data.sample import Record
+from pirn_jax.geometry import plausibility
 from tools import console, dataset_flags, workers
 
 _WORKERS = flags.DEFINE_integer("workers", os.cpu_count() or 1, "Number of processes.", lower_bound=1)

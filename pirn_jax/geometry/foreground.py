@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage, sparse, spatial
 
+from pirn_jax.geometry import coordinates
+
 TOLERANCE = 0.005
 """Points nearer to the plane than this, in metres, are removed (BTF, M3DM, CFM)."""
 
@@ -35,8 +37,8 @@ border on the part, three points are all on the plane once in 8 draws and 50 nev
 _SCORED = 2048
 """Points of the border, drawn at random, that each plane is scored on: a share is then known to 1 % (our choice)."""
 
-_PLANES = 128
-"""Planes that are scored together."""
+_FIRST, _PROMISING = 256, 100
+"""Points that all planes are scored on first, and planes that are then scored on all of them (our choice)."""
 
 _FEWEST = 50
 """Points that the border must hold: those of one draw of the others (our choice)."""
@@ -113,7 +115,7 @@ def separate(
     """
     if not (tolerance > 0 and reach > 0):
         raise ValueError(f"tolerance and reach must be positive, not {tolerance} and {reach}")
-    seen = np.isfinite(xyz).all(axis=-1) & (xyz != 0).any(axis=-1)
+    seen = coordinates.seen(xyz)
     points, note = seen, "no point was seen"
     if seen.any():
         plane, note = _supporting_plane(xyz, seen, tolerance, fit)
@@ -145,7 +147,8 @@ def _off_plane(xyz, seen, tolerance, reach, plane, clusters) -> tuple[np.ndarray
     """The largest cluster off the plane, and what could not be done."""
     normal, offset = plane
     points, note = seen.copy(), ""
-    points[seen] = np.abs(xyz[seen] @ normal.astype(xyz.dtype) - xyz.dtype.type(offset)) >= tolerance
+    heights = coordinates.along(xyz[seen], normal.astype(xyz.dtype)[None])[:, 0] - xyz.dtype.type(offset)
+    points[seen] = np.abs(heights) >= tolerance
     numbers = clusters(xyz[points], reach) if points.any() else np.empty(0, np.intp)
     if np.any(numbers >= 0):
         points[points] = numbers == np.argmax(np.bincount(numbers[numbers >= 0]))
@@ -168,6 +171,7 @@ def fit_plane(points: Float[np.ndarray, "n 3"], threshold: float, seed: int = 0)
 
     A draw scores 1 - (distance / threshold)^2 for each point that supports it (Torr and Zisserman, 2000). Were these
     only counted, a plane that cuts through the border and the part on it could win over the one that fits the border.
+    Draws that score low on few points are not scored on more (Nistér, 2003).
 
     Args:
       points: at least three.
@@ -188,8 +192,11 @@ def fit_plane(points: Float[np.ndarray, "n 3"], threshold: float, seed: int = 0)
     if not lengths.any():
         return None
     normals, first = normals[lengths > 0] / lengths[lengths > 0, None], first[lengths > 0]
-    best = np.argmax(_scores(scored, normals, np.sum(first * normals, axis=-1), threshold))
-    support = points[np.abs((points - first[best]) @ normals[best]) <= threshold]
+    offsets = np.sum(first * normals, axis=-1)
+    scores = _scores(scored[:_FIRST], normals, offsets, threshold)
+    promising = np.argsort(-scores, kind="stable")[:_PROMISING]
+    best = promising[np.argmax(_scores(scored, normals[promising], offsets[promising], threshold))]
+    support = points[np.abs(coordinates.along(points, normals[[best]])[:, 0] - offsets[best]) <= threshold]
     if len(support) < 3:
         return None
     normal = np.linalg.eigh(np.cov(support.T))[1][:, 0]
@@ -197,17 +204,9 @@ def fit_plane(points: Float[np.ndarray, "n 3"], threshold: float, seed: int = 0)
 
 
 def _scores(points: np.ndarray, normals: np.ndarray, offsets: np.ndarray, threshold: float) -> np.ndarray:
-    """Sums of 1 - (distance / threshold)^2, where above zero, of each plane; some at a time stay in a core's cache."""
-    scores = np.empty(len(normals))
-    for start in range(0, len(normals), _PLANES):
-        some = slice(start, start + _PLANES)
-        terms = points @ normals[some].T
-        terms -= offsets[some]
-        terms /= threshold
-        terms *= terms
-        np.subtract(1, terms, out=terms)
-        scores[some] = np.maximum(terms, 0, out=terms).sum(axis=0)
-    return scores
+    """Sums of 1 - (distance / threshold)^2, where above zero, of each plane."""
+    terms = (coordinates.along(points, normals) - offsets) / threshold
+    return np.maximum(1 - terms * terms, 0).sum(axis=0)
 
 
 def cluster(points: Float[np.ndarray, "n 3"], reach: float, neighbours: int = NEIGHBOURS) -> Int[np.ndarray, " n"]:
@@ -228,9 +227,9 @@ def cluster(points: Float[np.ndarray, "n 3"], reach: float, neighbours: int = NE
     counts, means, cell = _collapse(points, _CELL * reach)
     # Points are rarely farther than a side from the mean, so the ends of longer pairs have no neighbours in each other.
     pairs = spatial.KDTree(means).query_pairs((1 + 2 * _CELL) * reach, output_type="ndarray")
-    near = np.linalg.norm(means[pairs[:, 0]] - means[pairs[:, 1]], axis=-1) <= reach
+    near = coordinates.lengths(means[pairs[:, 0]] - means[pairs[:, 1]]) <= reach
     core = _weights(pairs[near], counts) >= neighbours
-    linked = core[pairs].all(axis=1)
+    linked = core[pairs[:, 0]] & core[pairs[:, 1]]
     numbers = _components(pairs[near & linked], len(means))
     doubtful = pairs[~near & linked]
     doubtful = doubtful[numbers[doubtful[:, 0]] != numbers[doubtful[:, 1]]]

@@ -6,6 +6,8 @@ import numpy as np
 import scipy.ndimage
 from jaxtyping import Bool, Float
 
+from pirn_jax.geometry import coordinates
+
 WIDEST = 3.0
 """Half the width in pixels of gaps that are filled (our choice): wider ones are holes, or what nothing is seen of."""
 
@@ -17,7 +19,7 @@ def fill(field: Float[np.ndarray, "h w c"], region: Bool[np.ndarray, "h w"]) -> 
       field: zero where unknown.
       region: pixels that show the part; others stay as they are.
     """
-    known = np.any(field != 0, axis=-1)
+    known = coordinates.nonzero(field)
     if not known.any() or known[region].all():
         return field
     found: Any = scipy.ndimage.distance_transform_edt(~known, return_indices=True)
@@ -26,4 +28,6 @@ def fill(field: Float[np.ndarray, "h w c"], region: Bool[np.ndarray, "h w"]) -> 
     labels = components[0]
     deepest = scipy.ndimage.maximum(distance, labels, np.arange(labels.max() + 1))
     narrow = (labels > 0) & (np.asarray(deepest)[labels] <= WIDEST)
-    return np.where(narrow[..., None], field[row, column], field)
+    filled = field.copy()
+    filled[narrow] = field[row[narrow], column[narrow]]
+    return filled

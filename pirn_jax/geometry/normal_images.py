@@ -3,6 +3,8 @@
 import numpy as np
 import PIL.Image
 
+from pirn_jax.geometry import coordinates
+
 
 def resize(normals: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes a field of normals, averaging valid ones only, and makes them unit again.
@@ -14,7 +16,7 @@ def resize(normals: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     Returns:
       (height, width, 3) float32, zero where less than half of the area was valid.
     """
-    valid = np.any(normals != 0, axis=-1).astype(np.float32)
+    valid = coordinates.nonzero(normals).astype(np.float32)
     channels = [*np.moveaxis(normals.astype(np.float32), -1, 0), valid]
     shape = (size[1], size[0])
     resized = [np.asarray(PIL.Image.fromarray(c).resize(shape, PIL.Image.Resampling.BILINEAR)) for c in channels]
@@ -42,5 +44,5 @@ def to_image(normals: np.ndarray) -> np.ndarray:
       (h, w, 3) uint8.
     """
     shown = np.rint((normals * np.array([1, -1, -1]) + 1.0) * 127.5).astype(np.uint8)
-    shown[~np.any(normals != 0, axis=-1)] = 0
+    shown[~coordinates.nonzero(normals)] = 0
     return shown

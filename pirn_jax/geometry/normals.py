@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
-from pirn_jax.geometry import camera, neighbours_tree, neighbours_wide, neighbours_window
+from pirn_jax.geometry import camera, coordinates, neighbours_tree, neighbours_wide, neighbours_window
 
 NEIGHBOURS = 30
 """Points to fit a plane to, from the paper."""
@@ -60,7 +60,7 @@ def count(xyz: Float[np.ndarray, "h w 3"], neighbours: int) -> tuple[Float[np.nd
     A window's nearest points are the nearest ones of the cloud if the last of them is nearer than anything outside of
     the window can be. Where that is not certain, a wider window is tried, and where it still is not, a KD-tree tells.
     """
-    valid = np.isfinite(xyz).all(axis=-1) & (xyz != 0).any(axis=-1)
+    valid = coordinates.seen(xyz)
     if not valid.any():
         return np.zeros_like(xyz), Counts(0, 0)
     xyz = np.where(valid[..., None], xyz, np.float32(0))

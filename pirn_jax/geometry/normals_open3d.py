@@ -5,7 +5,7 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Float
 
-from pirn_jax.geometry import camera
+from pirn_jax.geometry import camera, coordinates
 from pirn_jax.geometry.normals import NEIGHBOURS
 
 TANGENT_PLANE = 50
@@ -33,7 +33,7 @@ def estimate(
       ImportError: saying what to install, if Open3D cannot be imported.
     """
     open3d = require()
-    valid = np.isfinite(xyz).all(axis=-1) & (xyz != 0).any(axis=-1)
+    valid = coordinates.seen(xyz)
     found = np.zeros(xyz.shape, np.float32)
     if np.count_nonzero(valid) < 4:
         return found

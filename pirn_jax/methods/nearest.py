@@ -82,10 +82,10 @@ def nearest_row(
 def reaches(
     rows: Float[Array, "m s n c"], mask: Bool[Array, "s n"], maps: Maps, floor: float = REACH_FLOOR
 ) -> Float[Array, "k s*n"]:
-    """Reach of each row of a bank: its squared distance to the nearest row of another sample.
+    """Reach of each row of a bank: its squared distance to the nearest row of another sample, of a single one its own.
 
     Leaves of a berry are never twice the same, its skin is; so a row of leaves reaches farther. `floor` times the mean
-    is added. Of a single sample all rows reach equally far, and so they do where all are one.
+    is added. Where all rows are one, or there is one alone, they reach equally far.
 
     Args:
       rows: the bank, by the samples that its rows are from.
@@ -94,17 +94,20 @@ def reaches(
       floor: smallest reach, in units of the mean.
     """
     samples = len(mask)
-    if samples == 1:
-        return jnp.ones((len(maps), mask.size), rows.dtype)
     bank = rows.reshape(len(rows), mask.size, -1)
 
     def of_sample(i: Int[Array, ""]) -> Float[Array, "k n"]:
         others = mask.at[i].set(False).ravel()
         return nearest_row(rows[:, i], bank, jnp.broadcast_to(others, (len(maps), mask.size)), maps)
 
-    apart = jnp.moveaxis(jax.lax.map(of_sample, jnp.arange(samples)), 1, 0)
+    if samples > 1:
+        apart = jnp.moveaxis(jax.lax.map(of_sample, jnp.arange(samples)), 1, 0)
+    else:
+        # The nearest is the row itself.
+        counted = jnp.broadcast_to(mask.ravel(), (len(maps), mask.size))
+        apart = nearest_rows(rows[:, 0], bank, counted, maps, 2)[0][:, None, :, 1]
     mean = jnp.mean(apart, axis=(1, 2), where=mask, keepdims=True)
-    return jnp.where(mean > 0, apart + floor * mean, 1.0).reshape(len(maps), -1)
+    return jnp.where((mean > 0) & jnp.isfinite(mean), apart + floor * mean, 1.0).reshape(len(maps), -1)
 
 
 def remember(rows: Float[Array, "s m n c"], mask: Bool[Array, "s n"], maps: Maps) -> dict[str, Any]:

@@ -194,6 +194,8 @@ def _descend(
     if restored is not None:
         start, leaves, history = restored
         states = parallel.place_like(states, leaves)
+        # On the host they would lie beside the states to the end.
+        del leaves, restored
         progress(start, float(history["loss"][:, -1].mean()))
     keys, batch = run_keys(runs, "steps"), indices.shape[2]
     length = call_length(steps, len(runs), batch, features)

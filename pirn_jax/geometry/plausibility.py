@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from pirn_jax.geometry import coordinates
+
 _ALONG = 0.3
 """Correlation of x with columns, and of y with rows, from which points count as in order (our choice)."""
 
@@ -15,7 +17,7 @@ _FARTHEST, _NEAREST = 10.0, 0.01
 
 def scan_note(xyz: np.ndarray) -> str:
     """Implausible properties of points (h, w, 3) in metres, a sentence; empty if there are none."""
-    seen = np.any(xyz != 0, axis=-1)
+    seen = coordinates.nonzero(xyz)
     points = xyz[seen]
     if not points.size:
         return ""
@@ -25,7 +27,7 @@ def scan_note(xyz: np.ndarray) -> str:
         notes.append("all its points have one x or one y, so its normals mean nothing; take --normals=native if it can")
     elif not far:
         notes.append(_frame_note(xyz, seen))
-    middle = float(np.median(np.linalg.norm(points, axis=-1)))
+    middle = float(np.median(coordinates.lengths(points)))
     if not far and not _NEAREST <= middle <= _FARTHEST:
         rounded = float(f"{middle:.1g}")
         notes.append(
@@ -39,6 +41,8 @@ def _frame_note(xyz: np.ndarray, valid: np.ndarray) -> str:
     """Sentence on points out of the camera frame: x rises with columns, y with rows, z is in front of the camera."""
     seen = np.argwhere(valid)
     seen = seen[:: max(1, len(seen) // 10_000)]
+    if len(seen) < 2:
+        return ""
     points = xyz[tuple(seen.T)].astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         across = [np.corrcoef(seen[:, 1 - axis], points[:, axis])[0, 1] for axis in range(2)]
