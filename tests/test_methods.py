@@ -15,7 +15,7 @@ from pirn_jax.encoders import pretrained
 from pirn_jax.inputs import Preparation
 from pirn_jax.methods import base
 from pirn_jax.methods.base import Features, Method, Preset, Recipe
-from pirn_jax.study.spec import Spec, shots_note
+from pirn_jax.study.spec import Spec, shots_note, views_note
 from pirn_jax.training import parallel, train
 from pirn_jax.training.episodes import Run
 from pirn_jax.training.programs import compile_programs
@@ -221,6 +221,15 @@ def test_numbers_of_good_parts_that_a_method_was_not_made_for_are_told(name, sho
     preset, encoder = methods.choose(name, "default"), pretrained.load("builtin")
     spec = Spec("mvtec3d", shots, 1, name, preset.config, preset.recipe, encoder, Preparation(56))
     assert shots_note(spec) == expected
+
+
+@pytest.mark.parametrize(
+    ("shots", "augmentation", "told"), [(1, "none", True), (1, "rotations", False), (2, "none", False)]
+)
+def test_views_are_named_where_a_single_part_is_seen_once(shots, augmentation, told):
+    preset, encoder = methods.choose("gaussian", "default"), pretrained.load("chroma")
+    given = "procedural", (shots,), 1, "gaussian", preset.config, None, encoder, Preparation()
+    assert ("--augmentation=rotations" in views_note(Spec(*given, augmentation=augmentation))) == told
 
 
 @pytest.mark.parametrize(("schedule", "ends"), [("constant", (1.0, 1.0, 1.0)), ("cosine", (0.0, 1.0, 0.1))])

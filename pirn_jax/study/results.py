@@ -16,7 +16,7 @@ from pirn_jax.metrics import exact
 from pirn_jax.study import symptoms
 from pirn_jax.study.data import StudyData
 from pirn_jax.study.groups import FinishedGroup
-from pirn_jax.study.spec import Spec, shots_note, support_note
+from pirn_jax.study.spec import Spec, shots_note, support_note, views_note
 from pirn_jax.training.episodes import Run
 
 SCHEMA = 1
@@ -54,7 +54,7 @@ def collect(spec: Spec, settings: dict[str, Any], data: StudyData, groups: Seque
         return per_category(lambda runs: select([evaluated[run] for run in runs]))
 
     most = max(len(split.train) for split in splits.values())
-    notes = spec.encoder.note, shots_note(spec), support_note(spec, most)
+    notes = spec.encoder.note, shots_note(spec), support_note(spec, most), views_note(spec)
     values = table(headline)
     trainings = {run: of for group in groups for run, of in zip(group.runs, group.trainings, strict=True)}
     ids = {category: [record.id for record in split.train] for category, split in splits.items()}

@@ -163,6 +163,13 @@ def shots_note(spec: Spec) -> str:
     return f"{spec.method} is published with {told} good parts; with {asked} its settings may not be the best"
 
 
+def views_note(spec: Spec) -> str:
+    """A sentence where runs learn from a single part in a single view; else empty."""
+    if 1 not in spec.shots or len(spec.views) > 1:
+        return ""
+    return "a single good part tells little; where parts lie turned any way, try --augmentation=rotations --grid=16"
+
+
 def _between(shots: Shots, numbers: list[int]) -> bool:
     return shots != ALL and bool(numbers) and min(numbers) <= int(shots) <= max(numbers)
 
