@@ -21,7 +21,8 @@ def normals(
     Points as far as the last neighbour count too, as many again as there are neighbours.
     """
     points = xyz[valid].astype(np.float64)
-    tree = KDTree(points, balanced_tree=False)
+    # Building takes most of the time, for few points are asked about.
+    tree = KDTree(points, leafsize=32, compact_nodes=False, balanced_tree=False)
     queries = xyz[wanted].astype(np.float64)
     found = np.zeros((len(queries), 3), np.float32)
     for start in range(0, len(queries), _CHUNK):
