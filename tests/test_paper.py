@@ -305,12 +305,12 @@ def test_tables_and_figures_from_command_to_page(tmp_path):
     flags = ("--debug", "--table=4", "--figure=4,6", "--categories=gear", f"--output_dir={tmp_path / 'out'}")
     done = commands.run("experiments.paper", *flags, PIRN_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
-    assert "Table 4: contexts of APR, 2 shots" in done.stdout
+    assert "Table 4: contexts of APR, 4 shots" in done.stdout
     with (tmp_path / "out" / "table-4.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 12
-    results = json.loads((tmp_path / "out" / "pirn-2shots-1seeds" / "results.json").read_text())
-    assert float(rows[-3]["ours"]) == pytest.approx(results["mean"]["2"]["image_auroc"]["mean"])
+    results = json.loads((tmp_path / "out" / "pirn-4shots-1seeds" / "results.json").read_text())
+    assert float(rows[-3]["ours"]) == pytest.approx(results["mean"]["4"]["image_auroc"]["mean"])
     for name in ("figure-4", "figure-6"):
         assert (tmp_path / "out" / f"{name}.svg").stat().st_size > 3000
         assert (tmp_path / "out" / f"{name}.pdf").read_bytes().startswith(b"%PDF")

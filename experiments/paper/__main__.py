@@ -49,11 +49,11 @@ flags.DEFINE_enum("score", None, SCORES, "Score of PIRN's patches; by default th
 flags.DEFINE_integer("epochs", None, "Epochs of all methods; by default their presets'.", lower_bound=0)
 flags.DEFINE_list("samples", [], "Test samples that figures show, as CATEGORY/ID such as gear/test/good/000.")
 flags.DEFINE_string("output_dir", None, "Where all goes; by default outputs/paper- and the data set's name.")
-flags.DEFINE_bool("debug", False, "Two categories of built-in parts, 2 shots, 1 seed, 2 epochs, 1 layer of PIRN, 8x8.")
+flags.DEFINE_bool("debug", False, "Two categories of built-in parts, 4 shots, 1 seed, 2 epochs, 1 layer of PIRN, 8x8.")
 
 FLAGS = flags.FLAGS
-_DEBUG = {"shots": ["2"], "seeds": 1, "grid": 8, "epochs": 2, "categories": ["gear", "knob"]}
-_DEBUG |= {"encoder": "chroma", "score": "cosine"}
+_DEBUG = {"seeds": 1, "grid": 8, "epochs": 2, "categories": ["gear", "knob"], "encoder": "chroma", "score": "cosine"}
+_DEBUG["shots"] = [str(builtin_parts.DEBUG_COUNTS.train)]
 
 
 def _numbers(name: str, known: tuple[int, ...]) -> list[int]:
