@@ -254,7 +254,8 @@ def test_a_single_part_makes_a_model_that_promises_nothing(home, tmp_path):
     model = tmp_path / "one.pirn"
     done = run(folder, "fit", f"--parts={tmp_path / 'one'}", f"--output={model}", *FIT)
     assert done.returncode == 0, done.stderr
-    assert "a single part cannot be left out" in done.stdout
+    assert "of one or two parts none can be left out: give three or more for a threshold" in done.stdout
+    assert "threshold none: no good part was left out, so nothing is promised" in done.stdout
     done = run(folder, "inspect", f"--model={model}", f"--parts={folder / 'new'}", f"--output_dir={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
     assert "unknown" in pathlib.Path(tmp_path / "out" / "results.csv").read_text()

@@ -70,6 +70,8 @@ def threshold(good: Float[np.ndarray, " n"], false_alarms: float) -> Threshold:
     if not 0 < false_alarms < 1:
         raise ValueError(f"false alarms must be a share above 0 and below 1, not {false_alarms}")
     count, percent = len(good), f"{100 * false_alarms:g} %"
+    if not count:
+        return Threshold(math.inf, false_alarms, "none", None, "no good part was left out, so nothing is promised")
     # A wish of exactly 1/(n+1) must not fail by rounding.
     rank = math.ceil((1.0 - false_alarms) * (count + 1) - 1e-9)
     if rank <= count:
