@@ -14,6 +14,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
+import jax
 from absl import app, flags
 
 from experiments import builtin_parts
@@ -123,6 +124,8 @@ def _run() -> None:
         plots.require()
     _apply(_preset(FLAGS.preset))
     if FLAGS.debug:
+        # To optimise programs that run a few times takes longer than it saves.
+        jax.config.update("jax_disable_most_optimizations", True)
         _apply(_DEBUG if FLAGS.dataset == catalogue.BUILT_IN else {**_DEBUG, "categories": []})
     compiled.keep(cache.cache_directory() / "xla")
     name = FLAGS.dataset.replace(":", "-").replace("/", "-")
