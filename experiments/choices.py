@@ -54,7 +54,7 @@ def _run() -> None:
 
 def main(arguments: list[str]) -> None:
     """Prints one row for each setting: means over categories, mean and deviation over seeds."""
-    console.run(_run, arguments, places="--output_dir and PIRN_CACHE", refusals=(InputError, ValueError))
+    console.run(_run, arguments, places="--output_dir and PIRN_CACHE", refusals=(ValueError,))
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def _run() -> None:
 
 def main(arguments: list[str]) -> None:
     """Prints the table."""
-    console.run(_run, arguments, places="PIRN_CACHE", refusals=(InputError, ValueError))
+    console.run(_run, arguments, places="PIRN_CACHE", refusals=(ValueError,))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def obstacle(directory: pathlib.Path) -> pathlib.Path | None:
-    """What keeps files from being written into a directory, which may not exist yet; None where nothing does."""
+    """File or folder that keeps files out of a directory, which may not exist yet; None where they can be written."""
     existing = next(path for path in (directory, *directory.absolute().parents) if os.path.exists(path))
     return None if existing.is_dir() and os.access(existing, os.W_OK) else existing
 

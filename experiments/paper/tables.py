@@ -84,7 +84,7 @@ class Line(NamedTuple):
 
     @property
     def comparable(self) -> bool:
-        """Whether both learned from the same number of good parts."""
+        """True if both learned from the same number of good parts."""
         return self.study is not None and self.shots in ("all", str(self.study.shots))
 
 

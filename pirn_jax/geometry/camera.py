@@ -10,7 +10,7 @@ _MARGIN = 1e-3
 
 
 class _Order(NamedTuple):
-    """What the columns, or the rows, of a scan are in order of.
+    """Coordinate that the columns, or the rows, of a scan are in order of.
 
     Attributes:
       coordinate: (h, w) float64, rising with them on the whole; NaN where invalid.

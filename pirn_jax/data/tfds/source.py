@@ -21,8 +21,6 @@ from pirn_jax.data.tfds.examples import INDEX, Row
 
 _SPLITS = ("train", "validation", "test")
 
-# array_record tells whatever is wrong with a file as a RuntimeError.
-
 
 @dataclasses.dataclass(frozen=True)
 class Example:
@@ -103,6 +101,7 @@ class Example:
             fields = wanted.deserialize_example_np(stored, decoders={name: tfds.decode.SkipDecoding() for name in kept})
             if not encoded:
                 fields |= {name: _decoded(fields[name]) for name in pictures}
+        # array_record tells whatever is wrong with a file as a RuntimeError, which is among these.
         except images.DAMAGE as error:
             file = builder.info.splits[place].filepaths[0]
             raise InputError(f"{file}: cannot be read ({error}); prepare the data set again") from error
